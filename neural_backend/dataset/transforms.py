@@ -1,0 +1,460 @@
+"""The dataset's json: ``transforms.json`` and its dialects, read and written. Numpy only.
+
+Blender writes what the backend reads with the same code. What is written is read as it is by
+instant-ngp and nerfstudio, and, from the subfolder ``nerf_synthetic``, by readers of the
+NeRF-synthetic form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..protocol import BadInput, write_json
+
+Matrix = npt.NDArray[np.float64]
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+FILE_NAME = "transforms.json"
+SYNTHETIC_FOLDER = "nerf_synthetic"
+"""Its jsons have a folder of their own: instant-ngp loads every json that it finds in a folder."""
+
+VERSION = 1
+FILL = 0.9
+"""Fraction of the unit box's edge that the longest side of a dataset's bounds takes."""
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".exr", ".tif", ".tiff", ".webp")
+_SYNTHETIC_HALF_SIZE = 1.5
+_NGP_SCALE = 0.33
+_NGP_OFFSET = (0.5, 0.5, 0.5)
+_LARGEST_SIDE = 65_536
+
+
+@dataclasses.dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera with OpenCV's radial and tangential distortion.
+
+    Attributes:
+        w, h: image size, pixels.
+        fl_x, fl_y: focal lengths, pixels.
+        cx, cy: principal point, pixels from the left and the top edge; pixel centres are at .5.
+        k1, k2, k3, p1, p2: OpenCV's distortion coefficients.
+    """
+
+    w: int
+    h: int
+    fl_x: float
+    fl_y: float
+    cx: float
+    cy: float
+    k1: float = 0.0
+    k2: float = 0.0
+    k3: float = 0.0
+    p1: float = 0.0
+    p2: float = 0.0
+
+    @property
+    def angle_x(self) -> float:
+        """Horizontal angle of view, radians."""
+        return 2.0 * math.atan(0.5 * self.w / self.fl_x)
+
+    @property
+    def angle_y(self) -> float:
+        """Vertical angle of view, radians."""
+        return 2.0 * math.atan(0.5 * self.h / self.fl_y)
+
+    @property
+    def distorted(self) -> bool:
+        return any((self.k1, self.k2, self.k3, self.p1, self.p2))
+
+    @property
+    def centred_square(self) -> bool:
+        """Whether the NeRF-synthetic form, which knows only one angle, can express it."""
+        close = math.isclose
+        return (
+            close(self.fl_x, self.fl_y, rel_tol=1e-6)
+            and close(self.cx, self.w / 2, abs_tol=1e-3)
+            and close(self.cy, self.h / 2, abs_tol=1e-3)
+            and not self.distorted
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """One image with its camera.
+
+    Attributes:
+        file: the image, relative to the dataset's folder, with its extension.
+        world_from_camera: [4, 4], rotation-normalised; looks along -Z with +Y up.
+        intrinsics: the camera's.
+        split: train, val or test.
+    """
+
+    file: str
+    world_from_camera: Matrix
+    intrinsics: Intrinsics
+    split: Split = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset as its json describes it; no image has been opened.
+
+    Attributes:
+        folder: where ``View.file`` starts from.
+        views: the views whose images are there.
+        bounds: [2, 3] lowest and highest corner of what the field must hold, world space.
+        missing: files that the json lists and the folder lacks.
+    """
+
+    folder: pathlib.Path
+    views: tuple[View, ...]
+    bounds: Matrix
+    missing: tuple[str, ...] = ()
+
+    @property
+    def field_from_world(self) -> Matrix:
+        return field_from_bounds(self.bounds)
+
+    def split(self, name: Split) -> tuple[View, ...]:
+        return tuple(view for view in self.views if view.split == name)
+
+
+def field_from_bounds(bounds: Matrix) -> Matrix:
+    """[4, 4] uniform scale and shift that centres ``bounds`` [2, 3] in the unit box.
+
+    The longest side takes ``FILL`` of the box's edge, so that a surface on the bounds has room.
+    """
+    low, high = np.asarray(bounds, dtype=np.float64)
+    longest = max(float((high - low).max()), 1e-9)
+    scale = FILL / longest
+    matrix = np.eye(4)
+    matrix[:3, :3] *= scale
+    matrix[:3, 3] = 0.5 - scale * (low + high) / 2.0
+    return matrix
+
+
+def split_of(index: int, count: int, validation: float, test: float) -> Split:
+    """The split of view ``index`` of ``count``: held-out views are spread evenly over the rig.
+
+    ``validation`` and ``test`` are fractions; each that is above 0 gets one view at least, and one
+    view at least stays for training.
+    """
+    tests = min(math.ceil(test * count), max(count - 1, 0))
+    validations = min(math.ceil(validation * count), max(count - 1 - tests, 0))
+    held = tests + validations
+    if held == 0:
+        return "train"
+    # the k-th held-out view stands in the middle of the k-th of `held` equal parts
+    rank = int(index * held / count)
+    if index != int((rank + 0.5) * count / held):
+        return "train"
+    # test and validation views take turns in the ratio of their numbers
+    return "test" if (rank + 1) * tests // held > rank * tests // held else "val"
+
+
+def write(dataset: Dataset) -> None:
+    """Write a dataset's jsons into its folder; the images are the caller's.
+
+    ``transforms.json`` appears last, so that where it stands the dataset is whole.
+    """
+    views = dataset.views
+    synthetic = dataset.folder / SYNTHETIC_FOLDER
+    angles = {round(view.intrinsics.angle_x, 9) for view in views}
+    if len(angles) == 1 and all(view.intrinsics.centred_square for view in views):
+        synthetic.mkdir(exist_ok=True)
+        for name in SPLITS:
+            frames = [
+                {
+                    # the form's readers add ".png" themselves
+                    "file_path": "../" + view.file.removesuffix(".png"),
+                    "transform_matrix": view.world_from_camera.tolist(),
+                }
+                for view in dataset.split(name)
+            ]
+            content = {"camera_angle_x": views[0].intrinsics.angle_x, "frames": frames}
+            write_json(synthetic / f"transforms_{name}.json", content)
+    else:
+        for name in SPLITS:
+            (synthetic / f"transforms_{name}.json").unlink(missing_ok=True)
+    write_json(dataset.folder / FILE_NAME, _to_json(dataset))
+
+
+def write_cameras(path: str | os.PathLike[str], views: tuple[View, ...]) -> None:
+    """Write cameras alone, for ``render --cameras``: the files are names for what is rendered."""
+    unit = np.array([[0.0] * 3, [1.0] * 3])
+    content = _to_json(Dataset(pathlib.Path(path).parent, views, unit))
+    for key in ("neural_fields", "scale", "offset"):
+        del content[key]
+    write_json(path, content)
+
+
+def _to_json(dataset: Dataset) -> dict[str, Any]:
+    field_from_world = dataset.field_from_world
+    shared = dataset.views[0].intrinsics if dataset.views else None
+    if any(view.intrinsics != shared for view in dataset.views):
+        shared = None
+    content: dict[str, Any] = {"camera_model": "OPENCV"}
+    if shared is not None:
+        content |= _intrinsics_to_json(shared)
+    content |= {
+        # instant-ngp: position * scale + offset lies in its unit cube
+        "aabb_scale": 1,
+        "scale": field_from_world[0, 0],
+        "offset": field_from_world[:3, 3].tolist(),
+    }
+    for name in SPLITS:
+        content[f"{name}_filenames"] = [view.file for view in dataset.split(name)]
+    content["neural_fields"] = {
+        "version": VERSION,
+        "bounds": np.asarray(dataset.bounds).tolist(),
+        "field_from_world": field_from_world.tolist(),
+        "alpha": "straight",
+    }
+    content["frames"] = [
+        {
+            "file_path": view.file,
+            "transform_matrix": np.asarray(view.world_from_camera).tolist(),
+            **({} if shared is not None else _intrinsics_to_json(view.intrinsics)),
+        }
+        for view in dataset.views
+    ]
+    return content
+
+
+def _intrinsics_to_json(intrinsics: Intrinsics) -> dict[str, float]:
+    angles = {"camera_angle_x": intrinsics.angle_x, "camera_angle_y": intrinsics.angle_y}
+    return angles | dataclasses.asdict(intrinsics)
+
+
+ImageSize = Callable[[pathlib.Path], tuple[int, int]]
+
+
+def read(
+    source: str | os.PathLike[str], image_size: ImageSize | None = None, images: bool = True
+) -> Dataset:
+    """Read a dataset from its folder or its json, whichever dialect it is in.
+
+    Args:
+        source: a folder with ``transforms.json`` or ``transforms_train.json`` (and ``_val``,
+            ``_test``), or one such json.
+        image_size: gives an image's width and height where the json, as some dialects do, leaves
+            them to the image.
+        images: look for the images; ``False`` for cameras alone (every frame then becomes a view).
+
+    Raises:
+        BadInput: with the file and the field at fault.
+    """
+    path = pathlib.Path(source)
+    if path.is_dir():
+        path = _json_of_folder(path)
+    siblings: dict[pathlib.Path, Split] = {}
+    if path.name.startswith("transforms_") and path.stem.removeprefix("transforms_") in SPLITS:
+        for name in SPLITS:
+            file = path.with_name(f"transforms_{name}.json")
+            if file.exists():
+                siblings[file] = name
+    views: list[View] = []
+    missing: list[str] = []
+    contents = {}
+    for file in siblings or [path]:
+        content = contents[file] = _load(file)
+        found, lost = _views(file, content, siblings.get(file), image_size, images)
+        views += found
+        missing += lost
+    if not views:
+        why = f"none of its {len(missing)} images exists" if missing else "it lists no frames"
+        raise BadInput(f"{path}: frames: {why}; render or copy the images beside the json")
+    first = contents[next(iter(contents))]
+    return Dataset(path.parent, tuple(views), _bounds(path, first, views), tuple(missing))
+
+
+def _json_of_folder(folder: pathlib.Path) -> pathlib.Path:
+    for name in (FILE_NAME, "transforms_train.json"):
+        if (folder / name).is_file():
+            return folder / name
+    raise BadInput(f"{folder}: no {FILE_NAME} in this folder; give a dataset's folder or its json")
+
+
+def _load(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file; give a dataset's folder or its json") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); give a readable json file") from None
+    except (ValueError, RecursionError) as error:
+        detail = str(error).splitlines()[0]
+        raise BadInput(f"{path}: not valid json ({detail}); export the dataset again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
+        raise BadInput(f"{path}: frames: not a list; a dataset's json lists its frames")
+    return content
+
+
+def _views(
+    path: pathlib.Path,
+    content: dict[str, Any],
+    split: Split | None,
+    image_size: ImageSize | None,
+    images: bool,
+) -> tuple[list[View], list[str]]:
+    splits = _splits_by_file(content)
+    views, missing = [], []
+    for index, frame in enumerate(content["frames"]):
+        where = f"{path}: frames[{index}]"
+        if not isinstance(frame, dict):
+            raise BadInput(f"{where}: not an object; export the dataset again")
+        name = frame.get("file_path", "" if images else f"{index + 1:04d}.png")
+        if not isinstance(name, str) or not name or "\0" in name or "://" in name:
+            raise BadInput(f"{where}.file_path: {name!r}; give a file beside the json")
+        file = _image(path.parent, name) if images else name
+        pose = _pose(frame.get("transform_matrix"), f"{where}.transform_matrix")
+        if file is None:
+            missing.append(name)
+            continue
+        intrinsics = _intrinsics(content, frame, where, path.parent / file, image_size)
+        views.append(View(file, pose, intrinsics, split or splits.get(name, "train")))
+    return views, missing
+
+
+def _splits_by_file(content: dict[str, Any]) -> dict[str, Split]:
+    splits: dict[str, Split] = {}
+    for name in SPLITS:
+        files = content.get(f"{name}_filenames", [])
+        if isinstance(files, list):
+            splits |= {file: name for file in files if isinstance(file, str)}
+    return splits
+
+
+def _image(folder: pathlib.Path, name: str) -> str | None:
+    """The image's path with its extension, or None where there is no such file."""
+    try:
+        for suffix in ("", *_SUFFIXES):
+            if (folder / (name + suffix)).is_file():
+                return name + suffix
+    except OSError:  # a name that no file can have, one too long for instance
+        pass
+    return None
+
+
+def _pose(value: Any, where: str) -> Matrix:
+    try:
+        pose = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        pose = np.empty(0)
+    if pose.shape == (3, 4):
+        pose = np.vstack([pose, [0.0, 0.0, 0.0, 1.0]])
+    if pose.shape != (4, 4):
+        raise BadInput(f"{where}: not a 4x4 matrix; export the dataset again")
+    if not np.isfinite(pose).all():
+        raise BadInput(f"{where}: holds NaN or infinity; export the dataset again")
+    lengths = np.linalg.norm(pose[:3, :3], axis=0)
+    if lengths.min() < 1e-12 or abs(np.linalg.det(pose[:3, :3] / lengths)) < 1e-6:
+        raise BadInput(f"{where}: its axes span no space; export the dataset again")
+    pose[:3, :3] /= lengths
+    return pose
+
+
+def _number(content: dict[str, Any], frame: dict[str, Any], key: str, where: str) -> float | None:
+    """A number of the frame, else of the file; None where neither has it."""
+    value = frame.get(key, content.get(key))
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise BadInput(f"{where}.{key}: {value!r} is not a number; export the dataset again")
+    return float(value)
+
+
+def _intrinsics(
+    content: dict[str, Any],
+    frame: dict[str, Any],
+    where: str,
+    image: pathlib.Path,
+    image_size: ImageSize | None,
+) -> Intrinsics:
+    def number(key: str) -> float | None:
+        return _number(content, frame, key, where)
+
+    model = frame.get("camera_model", content.get("camera_model", "OPENCV"))
+    if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE"):
+        raise BadInput(f"{where}.camera_model: {model!r} is not supported; undistort to OPENCV")
+    w, h = number("w"), number("h")
+    if w is None or h is None:
+        if image_size is None:
+            raise BadInput(f"{where}.w, h: absent; give the image's size in pixels")
+        w, h = image_size(image)
+    if not (1 <= w <= _LARGEST_SIDE and 1 <= h <= _LARGEST_SIDE):
+        raise BadInput(f"{where}.w, h: {w:g} x {h:g} pixels; give the image's size")
+    fl_x, fl_y = number("fl_x"), number("fl_y")
+    angle_x, angle_y = number("camera_angle_x"), number("camera_angle_y")
+    if fl_x is None and angle_x is not None and 0.0 < angle_x < math.pi:
+        fl_x = 0.5 * w / math.tan(0.5 * angle_x)
+    if fl_y is None and angle_y is not None and 0.0 < angle_y < math.pi:
+        fl_y = 0.5 * h / math.tan(0.5 * angle_y)
+    fl_x = fl_y if fl_x is None else fl_x
+    fl_y = fl_x if fl_y is None else fl_y
+    if fl_x is None or fl_y is None or fl_x <= 0.0 or fl_y <= 0.0:
+        raise BadInput(f"{where}: no focal length; give fl_x (pixels) or camera_angle_x (radians)")
+    cx, cy = number("cx"), number("cy")
+    lens = {key: number(key) or 0.0 for key in ("k1", "k2", "k3", "p1", "p2")}
+    cx, cy = w / 2 if cx is None else cx, h / 2 if cy is None else cy
+    return Intrinsics(int(w), int(h), fl_x, fl_y, cx, cy, **lens)
+
+
+def _bounds(path: pathlib.Path, content: dict[str, Any], views: list[View]) -> Matrix:
+    """[2, 3] what the field must hold: as written, else by the dialect's convention."""
+    own = content.get("neural_fields")
+    if isinstance(own, dict) and "bounds" in own:
+        return _box(own["bounds"], f"{path}: neural_fields.bounds")
+    if "aabb" in content:
+        return _box(content["aabb"], f"{path}: aabb")
+    if "scale" in content or "offset" in content or "aabb_scale" in content:
+        where = f"{path}: scale, offset"
+        scale = _number(content, {}, "scale", str(path)) or _NGP_SCALE
+        side = (_number(content, {}, "aabb_scale", str(path)) or 1.0) / abs(scale)
+        offset = _box([content.get("offset", _NGP_OFFSET), [math.inf] * 3], where, finite=False)[0]
+        centre = (0.5 - offset) / scale
+        return np.stack([centre - side / 2, centre + side / 2])
+    if set(content) <= {"camera_angle_x", "camera_angle_y", "frames"}:
+        half = np.full(3, _SYNTHETIC_HALF_SIZE)
+        return np.stack([-half, half])
+    return bounds_of_cameras(views)
+
+
+def _box(value: Any, where: str, finite: bool = True) -> Matrix:
+    try:
+        box = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        box = np.empty(0)
+    good = box.shape == (2, 3) and not np.isnan(box).any() and bool((box[1] >= box[0]).all())
+    if not good or (finite and (not np.isfinite(box).all() or np.ptp(box) == 0.0)):
+        raise BadInput(f"{where}: not a box of two corners; export the dataset again")
+    return box
+
+
+def bounds_of_cameras(views: list[View]) -> Matrix:
+    """[2, 3] a cube around the point that the cameras look at, which most of them do not stand in.
+
+    The point is the one nearest to all optical axes in the least squares' sense; the half edge is
+    half the median distance of the cameras to it.
+    """
+    origins = np.stack([view.world_from_camera[:3, 3] for view in views])
+    forward = np.stack([-view.world_from_camera[:3, 2] for view in views])
+    across = np.eye(3) - forward[:, :, None] * forward[:, None, :]
+    # a little weight on the cameras' own middle keeps parallel axes solvable
+    weight = 1e-6
+    left = across.sum(0) + weight * len(views) * np.eye(3)
+    right = (across @ origins[:, :, None]).sum(0)[:, 0] + weight * origins.sum(0)
+    centre = np.linalg.solve(left, right)
+    half = 0.5 * float(np.median(np.linalg.norm(origins - centre, axis=1)))
+    half = max(half, 1e-6)
+    return np.stack([centre - half, centre + half])

@@ -1,0 +1,204 @@
+"""What Blender and the backend say to each other: the run folder, its events, exit statuses.
+
+The backend appends one json object a line to ``events.jsonl``; Blender reads what is new at each
+tick. Standard library only: Blender imports this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_BAD_INPUT = 2
+
+CANCEL = "cancel"
+"""The line on standard input that ends a run with a checkpoint; so does its end-of-file."""
+
+
+class BadInput(Exception):
+    """Input that the person must mend: one line that names the file, the field and the mend."""
+
+
+class RunFolder:
+    """The files of one run. Making one touches nothing on the disk."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+        self.config = self.path / "config.json"
+        self.events = self.path / "events.jsonl"
+        self.checkpoint = self.path / "checkpoint.safetensors"
+        self.preview = self.path / "preview.png"
+        self.metrics = self.path / "metrics.json"
+        self.log = self.path / "log.txt"
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], None]) -> None:
+    """Make a file appear whole or not at all.
+
+    ``write`` gets a path beside ``path``, with the same suffix (writers choose a format by it).
+    When it returns, the file is renamed into place; when it raises, nothing is left behind.
+    """
+    final = pathlib.Path(path)
+    beside = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
+    try:
+        write(beside)
+        os.replace(beside, final)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented json, whole or not at all; NaN and infinity are refused."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8") and None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Started:
+    """The run begins: what runs where. ``step`` is above 0 for a resumed run."""
+
+    type: ClassVar[str] = "started"
+    field: str
+    device: str
+    kernels: str
+    parameters: int
+    views: int = 0
+    step: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """One line of progress; ``of`` is 0 when only the time limits the run.
+
+    ``seconds`` of ``max_seconds`` of training time have passed, ``eta`` is the seconds left,
+    ``psnr`` (decibels, on validation views) is absent until first measured.
+    """
+
+    type: ClassVar[str] = "progress"
+    step: int
+    of: int
+    seconds: float
+    max_seconds: float
+    loss: float
+    eta: float
+    samples_per_second: float = 0.0
+    psnr: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """A new ``preview.png`` stands in the run folder."""
+
+    type: ClassVar[str] = "preview"
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A new checkpoint stands in the run folder."""
+
+    type: ClassVar[str] = "checkpoint"
+    step: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Warning:
+    """Something to know; the run goes on."""
+
+    type: ClassVar[str] = "warning"
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Error:
+    """The run has failed; ``hint`` says what to do."""
+
+    type: ClassVar[str] = "error"
+    message: str
+    hint: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """The run has ended with a checkpoint; ``reason`` is finished or cancelled."""
+
+    type: ClassVar[str] = "done"
+    step: int
+    seconds: float
+    reason: str = "finished"
+    psnr: float | None = None
+
+
+Event = Started | Progress | Preview | Checkpoint | Warning | Error | Done
+_KINDS: dict[str, type] = {
+    kind.type: kind for kind in (Started, Progress, Preview, Checkpoint, Warning, Error, Done)
+}
+
+
+def encode_event(event: Event) -> str:
+    """One line, with its line feed. Numbers that are not finite become null."""
+    values: dict[str, Any] = {"type": event.type}
+    for name, value in dataclasses.asdict(event).items():
+        finite = not isinstance(value, float) or value - value == 0.0
+        values[name] = value if finite else None
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def decode_event(line: str) -> Event | None:
+    """The event of a line, or None when the line is damaged or of an unknown type.
+
+    Unknown names are ignored, so that an older Blender side can follow a newer backend.
+    """
+    try:
+        values = json.loads(line)
+        kind = _KINDS[values.pop("type")]
+        names = {field.name for field in dataclasses.fields(kind)}
+        return kind(**{name: value for name, value in values.items() if name in names})
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+class EventWriter:
+    """Appends events to a run's ``events.jsonl``, one write a line."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = pathlib.Path(path)
+
+    def __call__(self, event: Event) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(encode_event(event))
+
+
+class EventReader:
+    """Reads what is new in an ``events.jsonl`` that another process is writing.
+
+    Args:
+        path: the file; it need not exist yet.
+        from_end: skip what the file holds now (the events of an earlier start of the run).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], from_end: bool = False):
+        self.path = pathlib.Path(path)
+        self._rest = b""
+        self._position = 0
+        if from_end and self.path.exists():
+            self._position = self.path.stat().st_size
+
+    def poll(self) -> list[Event]:
+        """The events that were completed since the last call; damaged lines are passed over."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self._position)
+                new = file.read()
+        except FileNotFoundError:
+            return []
+        self._position += len(new)
+        *lines, self._rest = (self._rest + new).split(b"\n")
+        events = [decode_event(line.decode("utf-8", "replace")) for line in lines]
+        return [event for event in events if event is not None]
