@@ -1,0 +1,157 @@
+"""The one training loop: budget, events, checkpoints, previews, resuming."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import time
+from collections.abc import Callable
+
+import imageio.v3
+import torch
+
+from .. import protocol
+from ..config import TrainingSettings
+from . import checkpoint
+from .leash import Leash
+from .task import Task
+
+PROGRESS_EVERY = 0.5  # seconds
+CHECKPOINT_EVERY = 15.0
+PREVIEW_EVERY = 5.0
+CHORE_SHARE = 0.05
+"""Validation, previews and checkpoints each take at most about this share of the time."""
+
+
+class _Chore:
+    """Something done now and then: no oftener than ``every`` seconds, nor than its cost allows."""
+
+    def __init__(self, every: float, do: Callable[[], None]):
+        self._every, self._do = every, do
+        self._due = time.perf_counter() + every
+
+    def if_due(self) -> float:
+        """Do it if it is due; returns the seconds that it took."""
+        before = time.perf_counter()
+        if before < self._due:
+            return 0.0
+        self._do()
+        after = time.perf_counter()
+        self._due = after + max(self._every, (after - before) / CHORE_SHARE)
+        return after - before
+
+
+class Training:
+    """One training of a task.
+
+    Args:
+        task: what is trained.
+        settings: for the budget.
+        run: the run's folder, which exists.
+        emit: gets each event.
+        header: of the checkpoint that the run goes on from; its state is loaded by the caller.
+
+    Training time is wall time without the chores, which only save and show.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        settings: TrainingSettings,
+        run: protocol.RunFolder,
+        emit: Callable[[protocol.Event], None],
+        header: checkpoint.Header | None = None,
+    ):
+        self._task, self._settings, self._run, self._emit = task, settings, run, emit
+        self._step = header.step if header else 0
+        self._seconds = header.seconds if header else 0.0
+        self._psnr = header.psnr if header else None
+        self._loss: torch.Tensor | None = None
+        self._samples = 0
+        self._reported = (self._seconds, 0)
+
+    @property
+    def spent(self) -> float:
+        """Part of the budget that is spent, in [0, 1]: of the time or of the steps."""
+        spent = self._seconds / self._settings.max_seconds
+        if self._settings.max_steps:
+            spent = max(spent, self._step / self._settings.max_steps)
+        return min(spent, 1.0)
+
+    def run_until(self, leash: Leash) -> protocol.Done:
+        """Train until the budget is spent or the leash is pulled; leaves a checkpoint.
+
+        Raises:
+            BadInput: the loss is no longer finite, or a file cannot be written.
+        """
+        chores = [
+            _Chore(PROGRESS_EVERY, self._progress),
+            _Chore(PREVIEW_EVERY, self._show),
+            _Chore(CHECKPOINT_EVERY, self._save),
+        ]
+        started = time.perf_counter() - self._seconds
+        while self.spent < 1.0 and not leash.pulled:
+            step = self._task.step(self.spent)
+            self._loss = step.loss
+            self._samples += step.samples
+            self._step += 1
+            self._seconds = time.perf_counter() - started
+            started += sum(chore.if_due() for chore in chores)
+        self._show()
+        self._progress()
+        self._save()
+        reason = "finished" if self.spent >= 1.0 else "cancelled"
+        return protocol.Done(self._step, self._seconds, reason, self._psnr)
+
+    def _check_loss(self) -> float:
+        loss = math.nan if self._loss is None else self._loss.item()
+        if self._loss is not None and not math.isfinite(loss):
+            raise protocol.BadInput(
+                f"{self._run.path}: learning_rate: the loss is no longer finite at step "
+                f"{self._step}; train with a lower learning_rate (the last checkpoint is kept)"
+            )
+        return loss
+
+    def _progress(self) -> None:
+        loss = self._check_loss()
+        seconds, samples = self._reported
+        rate = (self._samples - samples) / max(self._seconds - seconds, 1e-9)
+        self._reported = (self._seconds, self._samples)
+        spent = self.spent
+        # steps take the time they take: what is left follows from what was spent
+        left = self._seconds / spent - self._seconds if spent > 0.0 else 0.0
+        self._emit(
+            protocol.Progress(
+                step=self._step,
+                of=self._settings.max_steps,
+                seconds=self._seconds,
+                max_seconds=self._settings.max_seconds,
+                loss=loss,
+                eta=left,
+                samples_per_second=rate,
+                psnr=self._psnr,
+            )
+        )
+
+    def _show(self) -> None:
+        psnr = self._task.validate()
+        self._psnr = self._psnr if psnr is None else psnr
+        picture = self._task.preview()
+
+        def write(beside: pathlib.Path) -> None:
+            imageio.v3.imwrite(beside, picture)
+
+        try:
+            protocol.write_whole(self._run.preview, write)
+        except OSError as error:
+            raise protocol.BadInput(
+                f"{self._run.preview}: cannot be written ({error}); free some space or choose "
+                "another folder, then continue with --resume"
+            ) from None
+        self._emit(protocol.Preview(self._step))
+
+    def _save(self) -> None:
+        self._check_loss()
+        header = checkpoint.Header(self._step, self._seconds, self.spent >= 1.0, self._psnr)
+        checkpoint.save(self._run.checkpoint, self._task.state(), header)
+        self._emit(protocol.Checkpoint(self._step))

@@ -1,0 +1,59 @@
+"""What the training loop asks of a task; each kind of field has one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What one optimiser step did.
+
+    Attributes:
+        loss: [] the loss, detached and still on its device: the loop reads it only now and then.
+        samples: how many samples the field was asked at.
+    """
+
+    loss: torch.Tensor
+    samples: int
+
+
+class Task(Protocol):
+    """A field in training: what a batch and a loss are."""
+
+    field: torch.nn.Module
+    field_from_world: npt.NDArray[np.float64]
+    views: int
+
+    def step(self, progress: float) -> Step:
+        """Take one optimiser step; ``progress`` in [0, 1] is the part of the budget that is spent."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that a resumed run and a finished one need, by name.
+
+        What the finished field alone needs has the prefix ``field.``; the rest (optimiser, occupancy
+        grid, ...) has prefixes of its own.
+        """
+        ...
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up ``state()``.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: when it does not fit.
+        """
+        ...
+
+    def validate(self) -> float | None:
+        """PSNR on a few validation views, decibels; None where there is nothing to compare with."""
+        ...
+
+    def preview(self) -> npt.NDArray[np.uint8]:
+        """[H, W, 3] a small picture of the field as it is now, sRGB."""
+        ...
