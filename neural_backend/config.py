@@ -99,7 +99,11 @@ class DatasetSettings:
         high=16_384,
     )
     samples: int = knob(
-        0, "Samples a pixel for the views; 0 keeps the scene's own", unit="samples", low=0, high=65_536
+        0,
+        "Samples a pixel for the views; 0 keeps the scene's own",
+        unit="samples",
+        low=0,
+        high=65_536,
     )
     transparent: bool = knob(
         True, "Render without the world behind the subject, with alpha (best for objects)"

@@ -31,14 +31,14 @@ class Task(Protocol):
     views: int
 
     def step(self, progress: float) -> Step:
-        """Take one optimiser step; ``progress`` in [0, 1] is the part of the budget that is spent."""
+        """Take one optimiser step; ``progress`` in [0, 1] is the part of the budget spent."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that a resumed run and a finished one need, by name.
 
-        What the finished field alone needs has the prefix ``field.``; the rest (optimiser, occupancy
-        grid, ...) has prefixes of its own.
+        What the finished field alone needs has the prefix ``field.``; the rest (optimiser,
+        occupancy grid, ...) has prefixes of its own.
         """
         ...
 
