@@ -34,7 +34,8 @@ def knob(
     Args:
         default: the value when nothing is said.
         help: one line, without a closing full stop.
-        unit: ``pixels``, ``seconds``, ``radians``, ``millimetres``, ... or empty.
+        unit: ``pixels``, ``seconds``, ``radians``, ``millimetres``, ``fraction``, ... or
+            empty.
         low, high: the closed range of numbers, ``None`` where there is no bound.
     """
     metadata = {"help": help, "unit": unit, "low": low, "high": high}
@@ -59,7 +60,11 @@ class RigSettings:
         50.0, "Lens of a generated rig, on a 36 mm sensor", unit="millimetres", low=1.0, high=1000.0
     )
     margin: float = knob(
-        0.05, "Empty border around the subject, as a fraction of the frame", low=0.0, high=0.45
+        0.05,
+        "Empty border around the subject, as a fraction of the frame",
+        unit="fraction",
+        low=0.0,
+        high=0.45,
     )
     rings: int = knob(3, "Rings of an orbit", unit="rings", low=1, high=100)
     lowest: float = knob(
@@ -81,9 +86,15 @@ class RigSettings:
     )
     seed: int = knob(0, "Seed of a random rig", low=0, high=2**31 - 1)
     validation: float = knob(
-        0.05, "Fraction of the views kept for validation while training", low=0.0, high=0.5
+        0.05,
+        "Fraction of the views kept for validation while training",
+        unit="fraction",
+        low=0.0,
+        high=0.5,
     )
-    test: float = knob(0.1, "Fraction of the views kept for the final test", low=0.0, high=0.5)
+    test: float = knob(
+        0.1, "Fraction of the views kept for the final test", unit="fraction", low=0.0, high=0.5
+    )
 
 
 @dataclasses.dataclass(frozen=True)

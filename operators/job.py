@@ -56,6 +56,7 @@ class Owner:
         status: what it is doing.
         error: why the last job failed, in one line; empty if it did not.
         message: what the last job achieved, in one line.
+        cancelled: whether the last job was ended early.
     """
 
     def __init__(self) -> None:
@@ -63,6 +64,7 @@ class Owner:
         self.status = Status("")
         self.error = ""
         self.message = ""
+        self.cancelled = False
         self._steps: Steps[Any] | None = None
         self._advancing = False
         self._cancelling = False
@@ -75,15 +77,15 @@ class Owner:
     def cancelling(self) -> bool:
         return self._cancelling
 
-    def owns(self, steps: Steps[Any]) -> bool:
-        return self._steps is steps
+    def owns(self, steps: Steps[Any] | None) -> bool:
+        return steps is not None and self._steps is steps
 
     def start(self, label: str, steps: Steps[Any]) -> None:
         """Take a job. Raises BadInput when another one runs."""
         if self.running:
             raise BadInput(f"{self.label} is still running: wait for it or cancel it first")
         self.label, self.status, self.error, self.message = label, Status("Starting"), "", ""
-        self._steps, self._cancelling = steps, False
+        self._steps, self._cancelling, self.cancelled = steps, False, False
 
     def advance(self) -> bool:
         """Do one step; False when the job has ended well.
@@ -120,7 +122,7 @@ class Owner:
         try:
             self.status = steps.throw(Cancelled())
         except (StopIteration, Cancelled):
-            self._end(message=f"{self.label}: cancelled")
+            self._end_early()
         except Exception as error:
             self._fail(error)
         finally:
@@ -130,8 +132,8 @@ class Owner:
         """End the job now: Blender closes, another file is loaded, the add-on is disabled."""
         if self._steps is None or self._advancing:
             return
-        steps, label = self._steps, self.label
-        self._end(message=f"{label}: cancelled")
+        steps = self._steps
+        self._end_early()
         try:
             steps.close()
         except Exception as error:
@@ -140,11 +142,15 @@ class Owner:
 
     def _fail(self, error: BaseException) -> None:
         if isinstance(error, (Cancelled, GeneratorExit, KeyboardInterrupt)):
-            self._end(message=f"{self.label}: cancelled")
+            self._end_early()
             return
         if not isinstance(error, BadInput):
             traceback.print_exception(error)
         self._end(error=one_line(error))
+
+    def _end_early(self) -> None:
+        self._end(message=f"{self.label}: cancelled")
+        self.cancelled = True
 
     def _end(self, message: str = "", error: str = "") -> None:
         self._steps, self._cancelling = None, False
@@ -167,6 +173,9 @@ def one_line(error: BaseException) -> str:
 class JobOperator:
     """Mixin of ``bpy.types.Operator``: runs ``steps``, in the window or in the background."""
 
+    _steps: Steps[Any] | None = None
+    _timer: bpy.types.Timer | None = None
+
     def steps(self, context: bpy.types.Context) -> Steps[Any]:
         """The job. A returned string is shown as its closing message."""
         raise NotImplementedError
@@ -179,11 +188,10 @@ class JobOperator:
         return context.scene is not None
 
     def execute(self, context: bpy.types.Context) -> set[str]:
-        self._steps = self.steps(context)
+        steps = self._steps = self.steps(context)
         try:
-            owner.start(self.bl_label, self._steps)
+            owner.start(self.bl_label, steps)
         except BadInput as error:
-            self._steps.close()
             self.report({"ERROR"}, one_line(error))
             return {"CANCELLED"}
         if bpy.app.background:
@@ -227,7 +235,7 @@ class JobOperator:
             return {"CANCELLED"}
         if owner.message:
             self.report({"INFO"}, owner.message)
-        return {"CANCELLED"} if owner.message.endswith(": cancelled") else {"FINISHED"}
+        return {"CANCELLED"} if owner.cancelled else {"FINISHED"}
 
     def _clear(self, context: bpy.types.Context) -> None:
         if self._timer is not None:

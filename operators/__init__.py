@@ -1,0 +1,20 @@
+"""What a user can do, one module a noun."""
+
+import bpy
+
+from . import dataset, job, results, rig, train
+
+_MODULES = (job, rig, dataset, results, train)
+_CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
+
+
+def register() -> None:
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
+    job.register()
+
+
+def unregister() -> None:
+    job.unregister()
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)

@@ -1,0 +1,151 @@
+"""Blender's face of the knobs: properties built from the dataclasses of ``config``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import bpy
+import numpy as np
+
+from ..neural_backend import config
+from ..neural_backend.protocol import BadInput
+
+LABELS = {
+    "kind": "Rig",
+    "field": "Field",
+    "max_seconds": "Time",
+    "max_steps": "Steps",
+    "lowest": "Lowest Elevation",
+    "highest": "Highest Elevation",
+    "frame_step": "Every n-th Frame",
+    "samples": "Samples a Pixel",
+    "batch": "Samples a Step",
+    "mesh_resolution": "Mesh Resolution",
+    "sequence_path": "Camera Path",
+    "sequence_frames": "Orbit Frames",
+    "log2_table_size": "Table Size (log2)",
+    "width": "MLP Width",
+}
+"""Labels of the knobs whose name alone would not do."""
+
+_CHOICE_LABELS = {
+    ("kind", "camera_path"): ("Camera Path", "The active camera's animation"),
+    ("kind", "cameras"): ("Scene Cameras", "All cameras of the scene or of the collection"),
+    ("kind", "sphere"): ("Sphere", "Evenly spaced all around the subject"),
+    ("kind", "hemisphere"): ("Hemisphere", "Evenly spaced, none from below"),
+    ("kind", "orbit"): ("Orbit", "Rings around the subject"),
+    ("kind", "random"): ("Random", "Seeded random directions"),
+    ("subject", "scene"): ("Scene", "Everything that renders"),
+    ("subject", "selection"): ("Selection", "The selected objects"),
+    ("subject", "collection"): ("Collection", "The objects of a collection"),
+    ("field", "nerf"): ("Radiance Field (NeRF)", "Radiance and density, from rendered views"),
+    ("field", "sdf"): ("Signed Distance (SDF)", "Signed distance, from the scene's geometry"),
+    ("encoding", "hash"): ("Hash Grid", "Multiresolution hash grid: fast and sharp"),
+    ("encoding", "gaussian"): ("Gaussian", "Random Fourier features"),
+    ("encoding", "positional"): ("Positional", "Sines and cosines of octave frequencies"),
+    ("encoding", "basic"): ("Basic", "One sine and cosine a coordinate"),
+    ("encoding", "none"): ("None", "The coordinates themselves"),
+    ("activation", "relu"): ("ReLU", ""),
+    ("device", "auto"): ("Automatic", "The fastest that is there"),
+    ("device", "cpu"): ("CPU", ""),
+    ("device", "cuda"): ("CUDA", "NVIDIA GPU, or AMD's through the same name"),
+    ("device", "mps"): ("Metal", "Apple's GPU"),
+    ("sequence_path", "auto"): (
+        "Automatic",
+        "The active camera's animation where it has one, else the rig's orbit",
+    ),
+    ("sequence_path", "camera"): ("Camera", "The active camera's animation"),
+    ("sequence_path", "orbit"): ("Orbit", "Once around the subject"),
+}
+
+_SUBTYPES = {
+    "radians": {"subtype": "ANGLE"},
+    "seconds": {"subtype": "TIME_ABSOLUTE", "unit": "TIME_ABSOLUTE"},
+    "millimetres": {"subtype": "DISTANCE_CAMERA", "unit": "CAMERA"},
+    "pixels": {"subtype": "PIXEL"},
+    "fraction": {"subtype": "FACTOR"},
+}
+_SHOWN_UNITS = {"radians": "degrees"}
+_LARGEST_INT = 2**31 - 1
+
+
+def property_of(knob: config.Knob, **changes: Any) -> Any:
+    """The ``bpy.props`` annotation of a knob; ``changes`` replaces some of its keywords."""
+    unit = _SHOWN_UNITS.get(knob.unit, knob.unit)
+    keywords: dict[str, Any] = {
+        "name": LABELS.get(knob.name, knob.name.replace("_", " ").title()),
+        "description": f"{knob.help} [{unit}]" if unit else knob.help,
+        "default": knob.default,
+    }
+    if knob.choices:
+        items = []
+        for choice in knob.choices:
+            plain = (choice.replace("_", " ").title(), "")
+            items.append((choice, *_CHOICE_LABELS.get((knob.name, choice), plain)))
+        return bpy.props.EnumProperty(**(keywords | {"items": items} | changes))
+    if knob.type is bool:
+        return bpy.props.BoolProperty(**(keywords | changes))
+    if knob.type is str:
+        return bpy.props.StringProperty(**(keywords | changes))
+    if knob.low is not None:
+        keywords["min"] = knob.low
+    if knob.high is not None:
+        keywords["max"] = knob.high
+    keywords |= _SUBTYPES.get(knob.unit, {})
+    if knob.type is int:
+        keywords["max"] = min(keywords.get("max", _LARGEST_INT), _LARGEST_INT)
+        return bpy.props.IntProperty(**(keywords | changes))
+    if not knob.unit:
+        keywords |= {"precision": 4, "step": 1}
+    return bpy.props.FloatProperty(**(keywords | changes))
+
+
+def annotations_of(group: type) -> dict[str, Any]:
+    """Annotations, name to ``bpy.props`` value, of all knobs of a group of ``config``."""
+    return {knob.name: property_of(knob) for knob in config.knobs(group)}
+
+
+def named(group: type, name: str) -> config.Knob:
+    """One knob of a group."""
+    return next(knob for knob in config.knobs(group) if knob.name == name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A scene's settings as they were when a job began; the person may go on changing them."""
+
+    rig: config.RigSettings
+    dataset: config.DatasetSettings
+    training: config.TrainingSettings
+    result: config.ResultSettings
+    collection: bpy.types.Collection | None
+
+
+def settings_of(
+    scene: bpy.types.Scene, overrides: dict[str, dict[str, Any]] | None = None
+) -> Settings:
+    """Copy the settings of a scene.
+
+    Args:
+        overrides: by group and knob, such as ``{"rig": {"views": 20}}``, what replaces the
+            scene's value.
+
+    Raises:
+        BadInput: when a value is out of its range.
+    """
+    stored = scene.neural_fields
+    copies: dict[str, Any] = {}
+    for name, group in config.GROUPS.items():
+        source = getattr(stored, name)
+        values = {knob.name: _plain(getattr(source, knob.name)) for knob in config.knobs(group)}
+        copies[name] = group(**(values | (overrides or {}).get(name, {})))
+        problem = config.check(copies[name])
+        if problem:
+            raise BadInput(f"{name}: {problem}")
+    return Settings(**copies, collection=stored.rig.collection)
+
+
+def _plain(value: Any) -> Any:
+    # Blender holds single precision: the shortest decimal of it is what the person typed
+    return float(str(np.float32(value))) if isinstance(value, float) else value

@@ -1,0 +1,21 @@
+"""Panels, preferences, properties and previews."""
+
+import bpy
+
+from . import panels, preferences, properties, rig_preview
+
+_CLASSES = (*preferences.CLASSES, *properties.CLASSES, *panels.CLASSES)
+
+
+def register() -> None:
+    for cls in _CLASSES:
+        bpy.utils.register_class(cls)
+    properties.register()
+    rig_preview.register()
+
+
+def unregister() -> None:
+    rig_preview.unregister()
+    properties.unregister()
+    for cls in reversed(_CLASSES):
+        bpy.utils.unregister_class(cls)
