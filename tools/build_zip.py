@@ -24,7 +24,8 @@ def build(folder: pathlib.Path) -> pathlib.Path:
     manifest = tomllib.loads((ROOT / "blender_manifest.toml").read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     package = importlib.util.find_spec("bpy")
-    assert package is not None and package.origin is not None, "bpy is not installed"
+    if package is None or package.origin is None:
+        sys.exit("bpy is not installed here: call `make zip`")
     # the program behind `blender --command extension`; it runs by itself
     builder = next(pathlib.Path(package.origin).parent.glob("*/scripts/addons_core/bl_pkg/cli"))
     command = [sys.executable, str(builder / "blender_ext.py")]

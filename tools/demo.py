@@ -105,8 +105,8 @@ def main() -> None:
 
     minutes = (time.perf_counter() - started) / 60.0
     print(
-        f"\nTest views: {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.3f} after {seconds:g} s of "
-        f"training; {minutes:.1f} minutes in all.\n"
+        f"\nTest views: {metrics['psnr']:.2f} dB, SSIM {metrics['ssim']:.3f} after "
+        f"{seconds:g} s of training; {minutes:.1f} minutes in all.\n"
         f"{OUTPUT}/\n"
         "  comparison.png  test views above, the field's below\n"
         "  mesh.png        the mesh, as Blender renders it; mesh.glb is the file\n"
