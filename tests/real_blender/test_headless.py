@@ -1,0 +1,70 @@
+"""The whole loop in the real Blender's background, on scenes that nobody here made."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+from blender_process import Blender
+
+SETTINGS = 'views=12, resolution=48, max_seconds=8.0, results={"MESH", "SEQUENCE"}'
+REPORT = """
+import bpy, json, sys
+scene = bpy.context.scene
+scene.neural_fields.dataset.samples = 4
+scene.neural_fields.result.mesh_resolution = 48
+scene.neural_fields.result.sequence_frames = 3
+scene.neural_fields.result.sequence_path = "orbit"
+before = (scene.render.engine, scene.render.filepath, scene.render.resolution_x, scene.camera.name)
+result = bpy.ops.neural_fields.train(output={output!r}, {settings})
+after = (scene.render.engine, scene.render.filepath, scene.render.resolution_x, scene.camera.name)
+mesh = bpy.data.collections["Neural Fields"].objects[0]
+json.dump({{
+    "result": sorted(result),
+    "restored": before == after,
+    "torch": "torch" in sys.modules,
+    "name": mesh.name,
+    "vertices": len(mesh.data.vertices),
+    "faces": len(mesh.data.polygons),
+    "corners": [list(mesh.matrix_world @ v.co) for v in mesh.data.vertices],
+    "colours": len(mesh.data.color_attributes),
+    "sequences": [image.name for image in bpy.data.images if image.source == "SEQUENCE"],
+}}, open({report!r}, "w"))
+"""
+
+
+@pytest.mark.parametrize("name", ["armory_logic_toy_car.blend", "24_vertex_colors.blend"])
+def test_train(blender: Blender, data: pathlib.Path, tmp_path: pathlib.Path, name: str) -> None:
+    output, report = tmp_path / "résult of it", tmp_path / "report.json"
+    script = REPORT.format(output=str(output), settings=SETTINGS, report=str(report))
+    done = blender.python(script, data / "blend" / name)
+    said = json.loads(report.read_text())
+    assert said["result"] == ["FINISHED"]
+    assert said["restored"]
+    assert not said["torch"], "torch was loaded in Blender's process"
+    assert said["name"] == output.name
+    assert said["faces"] > 100
+    assert said["colours"] == 1
+    assert len(said["sequences"]) == 1
+    assert len(list((output / "sequence").glob("*.png"))) == 3
+    assert (output / "mesh.glb").stat().st_size > 1000
+    written = json.loads((output / "dataset" / "transforms.json").read_text())
+    low, high = written["neural_fields"]["bounds"]
+    size = max(b - a for a, b in zip(low, high, strict=True))
+    for corner in said["corners"]:
+        for value, a, b in zip(corner, low, high, strict=True):
+            assert a - 0.1 * size <= value <= b + 0.1 * size, "the mesh stands elsewhere"
+    assert "12 of 12" in done.stdout, "the export's progress was not printed"
+
+
+def test_refusal_is_one_line_and_a_status(blender: Blender, tmp_path: pathlib.Path) -> None:
+    script = (
+        "import bpy; bpy.ops.wm.read_factory_settings(use_empty=True);"
+        "bpy.ops.preferences.addon_enable(module='bl_ext.user_default.neural_fields');"
+        f"bpy.ops.neural_fields.train(output={str(tmp_path / 'out')!r}, rig='cameras')"
+    )
+    done = blender.python(script, check=False)
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.splitlines() if "camera" in line.lower()]
+    assert lines, done.stdout
