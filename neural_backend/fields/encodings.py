@@ -1,0 +1,133 @@
+"""Encodings: from coordinates to features that a small network can work with."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from ..config import TrainingSettings
+from ..kernels import Kernels, hash_grid
+
+GAUSSIAN_FREQUENCIES = 256
+POSITIONAL_FREQUENCIES = 10
+_CPU_GRID = (8, 18)
+_GPU_GRID = (16, 19)
+
+
+class Plain(torch.nn.Module):
+    """``none``: the coordinates themselves, moved to [-1, 1]."""
+
+    features = 3
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2.0 * x - 1.0
+
+
+class Fourier(torch.nn.Module):
+    """[cos(x B), sin(x B)] (Tancik et al. 2020).
+
+    Args:
+        frequencies: [3, K] the matrix B, radians a field unit.
+    """
+
+    def __init__(self, frequencies: Tensor):
+        super().__init__()
+        self.register_buffer("frequencies", frequencies)
+        self.features = 2 * frequencies.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        phase = x @ self.frequencies
+        return torch.cat([torch.cos(phase), torch.sin(phase)], -1)
+
+
+class HashEncoding(torch.nn.Module):
+    """Multiresolution hash grid (Müller et al. 2022)."""
+
+    def __init__(self, settings: TrainingSettings, kernels: Kernels, generator: torch.Generator):
+        super().__init__()
+        default = _CPU_GRID if kernels.device.type == "cpu" else _GPU_GRID
+        levels = settings.levels or default[0]
+        log2_table_size = settings.log2_table_size or default[1]
+        finest = max(settings.finest, settings.coarsest)
+        self.grid = hash_grid(levels, settings.coarsest, finest, log2_table_size)
+        self._kernels = kernels
+        self.features = levels * settings.features
+        table = torch.empty(self.grid.entries, settings.features)
+        self.table = torch.nn.Parameter(table.uniform_(-1e-4, 1e-4, generator=generator))
+        # what fitted this device goes along with the weights: they may be read on another
+        self.register_buffer("size", torch.tensor([levels, log2_table_size]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._kernels.encode(x, self.table, self.grid)
+
+
+def settings_of_state(settings: TrainingSettings, state: dict[str, Tensor]) -> TrainingSettings:
+    """The settings with what was fitted to the device of ``state`` (a checkpoint's tensors)."""
+    for name, value in state.items():
+        if name.startswith("field.") and name.endswith("encoding.size"):
+            levels, log2_table_size = value.tolist()
+            return dataclasses.replace(settings, levels=levels, log2_table_size=log2_table_size)
+    return settings
+
+
+def make_encoding(
+    settings: TrainingSettings, kernels: Kernels, generator: torch.Generator | None = None
+) -> torch.nn.Module:
+    """The encoding that the settings name: [N, 3] in the unit box -> [N, features].
+
+    The module has ``features``, its width. ``generator`` (default: seeded by the settings) gives
+    the random frequencies and the first table.
+    """
+    generator = generator or torch.Generator().manual_seed(settings.seed)
+    if settings.encoding == "hash":
+        return HashEncoding(settings, kernels, generator)
+    if settings.encoding == "none":
+        return Plain()
+    if settings.encoding == "basic":
+        return Fourier(2.0 * math.pi * torch.eye(3))
+    if settings.encoding == "positional":
+        count = settings.frequencies or POSITIONAL_FREQUENCIES
+        octaves = 2.0 * math.pi * 2.0 ** torch.arange(count)
+        return Fourier((torch.eye(3)[:, :, None] * octaves).reshape(3, 3 * count))
+    count = settings.frequencies or GAUSSIAN_FREQUENCIES
+    deviation = 2.0 * math.pi * settings.sigma
+    return Fourier(torch.randn(3, count, generator=generator) * deviation)
+
+
+SPHERICAL_HARMONICS = 16
+
+
+def spherical_harmonics(d: Tensor) -> Tensor:
+    """Real spherical harmonics of degree 0 to 3 (four bands), for unit directions.
+
+    Args:
+        d: [N, 3].
+
+    Returns:
+        [N, 16], band by band, order -l to l; orthonormal over the sphere, without the
+        Condon-Shortley phase.
+    """
+    x, y, z = d.unbind(-1)
+    xx, yy, zz = x * x, y * y, z * z
+    bands = [
+        torch.full_like(x, 0.28209479177387814),
+        0.4886025119029199 * y,
+        0.4886025119029199 * z,
+        0.4886025119029199 * x,
+        1.0925484305920792 * x * y,
+        1.0925484305920792 * y * z,
+        0.31539156525252005 * (3.0 * zz - 1.0),
+        1.0925484305920792 * x * z,
+        0.5462742152960396 * (xx - yy),
+        0.5900435899266435 * y * (3.0 * xx - yy),
+        2.890611442640554 * x * y * z,
+        0.4570457994644658 * y * (5.0 * zz - 1.0),
+        0.3731763325901154 * z * (5.0 * zz - 3.0),
+        0.4570457994644658 * x * (5.0 * zz - 1.0),
+        1.445305721320277 * z * (xx - yy),
+        0.5900435899266435 * x * (xx - 3.0 * yy),
+    ]
+    return torch.stack(bands, -1)

@@ -1,0 +1,73 @@
+"""A multilayer perceptron with the activations that coordinate networks use."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..config import Activation
+
+
+def _gaussian(x: Tensor) -> Tensor:
+    return torch.exp(-4.0 * x * x)
+
+
+class MLP(torch.nn.Module):
+    """[N, inputs] -> [N, outputs]; the last layer is linear.
+
+    ``sine`` is SIREN (Sitzmann et al. 2020): ``sin(frequency * x)`` with its own initialisation.
+    The others start from He's uniform one.
+
+    Args:
+        hidden_layers, width: of the hidden layers; none makes a linear map.
+        generator: where the first weights come from.
+        frequency: of ``sine``; 30 for plain coordinates, less for encoded ones.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden_layers: int,
+        width: int,
+        activation: Activation,
+        generator: torch.Generator,
+        frequency: float = 30.0,
+    ):
+        super().__init__()
+        self.frequency = frequency
+        self._activation: Callable[[Tensor], Tensor] = {
+            "relu": torch.relu,
+            "sigmoid": torch.sigmoid,
+            "sine": self._sine,
+            "gaussian": _gaussian,
+        }[activation]
+        sizes = [inputs] + [width] * hidden_layers + [outputs]
+        self.weights = torch.nn.ParameterList()
+        self.biases = torch.nn.ParameterList()
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+            if activation != "sine":
+                bound = math.sqrt((6.0 if layer < hidden_layers else 3.0) / fan_in)
+            else:
+                bound = 1.0 / fan_in if layer == 0 else math.sqrt(6.0 / fan_in) / frequency
+            weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=generator)
+            bias = torch.zeros(fan_out)
+            if activation == "sine":
+                bias.uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            self.weights.append(weight)
+            self.biases.append(bias)
+
+    def _sine(self, x: Tensor) -> Tensor:
+        return torch.sin(self.frequency * x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = len(self.weights) - 1
+        for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = torch.nn.functional.linear(x, weight, bias)
+            if layer < last:
+                x = self._activation(x)
+        return x

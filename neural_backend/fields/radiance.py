@@ -1,0 +1,92 @@
+"""A radiance field: density and colour in space."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import TrainingSettings
+from ..kernels import Kernels
+from .encodings import SPHERICAL_HARMONICS, make_encoding, spherical_harmonics
+from .mlp import MLP
+
+_LARGEST_EXPONENT = 15.0
+
+
+class _TruncatedExp(torch.autograd.Function):
+    """exp, whose gradient is clamped (Müller et al. 2022): one large value must not end a run."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        # past this the value is opaque at any step length, and infinity would give NaN
+        return torch.exp(x.clamp(max=2.0 * _LARGEST_EXPONENT))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grad * torch.exp(x.clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT))
+
+
+def truncated_exp(x: Tensor) -> Tensor:
+    """exp(x) with a gradient of at most exp(15)."""
+    return _TruncatedExp.apply(x)
+
+
+class RadianceField(torch.nn.Module):
+    """Density and colour over the unit box.
+
+    With the hash encoding this is the network of Müller et al. 2022 (density 1x64 to 16 features,
+    colour 2x64); with the others one trunk, 4x256, as in Tancik et al. 2020, and for the
+    direction of view a small head. ``hidden_layers`` and ``width`` change the part that takes
+    the encoding.
+    """
+
+    def __init__(self, settings: TrainingSettings, kernels: Kernels):
+        super().__init__()
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.view_direction = settings.view_direction
+        self.encoding = make_encoding(settings, kernels, generator)
+        hashed = settings.encoding == "hash"
+        hidden_layers = settings.hidden_layers or (1 if hashed else 4)
+        width = settings.width or (64 if hashed else 256)
+        frequency = 30.0 if settings.encoding == "none" else torch.pi
+        # without a colour network the trunk's own three features are the colour
+        self.geometry = 15 if hashed else 32 if self.view_direction else 3
+        self.trunk = MLP(
+            self.encoding.features,
+            1 + self.geometry,
+            hidden_layers,
+            width,
+            settings.activation,
+            generator,
+            frequency,
+        )
+        self.colour: MLP | None = None
+        if hashed or self.view_direction:
+            inputs = self.geometry + (SPHERICAL_HARMONICS if self.view_direction else 0)
+            layers = 2 if hashed else 1
+            self.colour = MLP(inputs, 3, layers, 64, settings.activation, generator, torch.pi)
+
+    def density(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] density per field unit and [N, G] geometry features, at [N, 3] in the unit box."""
+        features = self.trunk(self.encoding(x))
+        return truncated_exp(features[:, 0]), features[:, 1:]
+
+    def radiance(self, geometry: Tensor, d: Tensor) -> Tensor:
+        """[N, 3] colour (sRGB, 0 to 1) from [N, G] geometry features and unit directions [N, 3]."""
+        if self.colour is None:
+            return torch.sigmoid(geometry)
+        if self.view_direction:
+            geometry = torch.cat([geometry, spherical_harmonics(d)], -1)
+        return torch.sigmoid(self.colour(geometry))
+
+    def forward(self, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] density per field unit and [N, 3] colour (sRGB, 0 to 1), seen along ``d``.
+
+        Args:
+            x: [N, 3] in the unit box.
+            d: [N, 3] unit directions, from the camera into the scene.
+        """
+        density, geometry = self.density(x)
+        return density, self.radiance(geometry, d)

@@ -1,0 +1,48 @@
+"""A signed distance field."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..config import TrainingSettings
+from ..kernels import Kernels
+from .encodings import make_encoding
+from .mlp import MLP
+
+_RADIUS = 0.25
+
+
+class SignedDistanceField(torch.nn.Module):
+    """Signed distance over the unit box, negative inside.
+
+    The network learns the difference to a sphere in the box's middle, so that the field starts as
+    a distance: positive far away, with gradients of length 1. With the hash encoding the network
+    is 2x64 (Müller et al. 2022), else 4x256.
+    """
+
+    def __init__(self, settings: TrainingSettings, kernels: Kernels):
+        super().__init__()
+        generator = torch.Generator().manual_seed(settings.seed)
+        self.encoding = make_encoding(settings, kernels, generator)
+        hashed = settings.encoding == "hash"
+        self.network = MLP(
+            self.encoding.features,
+            1,
+            settings.hidden_layers or (2 if hashed else 4),
+            settings.width or (64 if hashed else 256),
+            settings.activation,
+            generator,
+            30.0 if settings.encoding == "none" else torch.pi,
+        )
+        with torch.no_grad():
+            self.network.weights[-1] *= 0.01
+            self.network.biases[-1].zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N] signed distance in field units, at [N, 3]; outside the unit box it stays positive
+        as long as the box's border is."""
+        offset = x - 0.5
+        # smoothed, so that the gradient exists in the middle
+        sphere = torch.sqrt((offset * offset).sum(-1) + 1e-4) - _RADIUS
+        return sphere + self.network(self.encoding(x))[:, 0]

@@ -1,0 +1,166 @@
+"""What a kernel implementation must offer; see ``reference`` for the definition of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+# Teschner et al. 2003, as in Müller et al. 2022; the first is 1 so that neighbours along x stay
+# neighbours in memory
+_PRIMES = (1, 2_654_435_761, 805_459_861)
+
+
+@dataclasses.dataclass(frozen=True)
+class HashGrid:
+    """The layout of a multiresolution hash grid (Müller et al. 2022).
+
+    Level ``l`` has ``resolutions[l]`` cells along each edge of the unit box. The corner with the
+    integer coordinates ``c`` has the table entry
+
+        offsets[l] + ((c_x * f_x  xor  c_y * f_y  xor  c_z * f_z) mod 2 ** bits[l])
+
+    with ``f = factors[l]``: where every corner has room for an entry of its own the factors are
+    powers of two, which packs the coordinates' bits without collisions; else they are primes.
+
+    Attributes:
+        resolutions, bits, offsets: [L].
+        factors: [L][3], below 2**32.
+    """
+
+    resolutions: tuple[int, ...]
+    bits: tuple[int, ...]
+    offsets: tuple[int, ...]
+    factors: tuple[tuple[int, int, int], ...]
+
+    @property
+    def levels(self) -> int:
+        return len(self.resolutions)
+
+    @property
+    def entries(self) -> int:
+        """Entries of all levels together."""
+        return self.offsets[-1] + 2 ** self.bits[-1]
+
+
+def hash_grid(levels: int, coarsest: int, finest: int, log2_table_size: int) -> HashGrid:
+    """Lay out ``levels`` levels whose resolutions grow geometrically from coarsest to finest."""
+    growth = (finest / coarsest) ** (1.0 / max(levels - 1, 1))
+    resolutions = tuple(round(coarsest * growth**level) for level in range(levels))
+    bits, offsets, factors, offset = [], [], [], 0
+    for resolution in resolutions:
+        side = resolution.bit_length()  # bits of a corner's coordinate, 0 to resolution
+        dense = 3 * side <= log2_table_size
+        bits.append(3 * side if dense else log2_table_size)
+        factors.append((1, 2**side, 4**side) if dense else _PRIMES)
+        # a multiple of the level's size: adding the offset then only sets higher bits
+        offset = -(-offset // 2 ** bits[-1]) * 2 ** bits[-1]
+        offsets.append(offset)
+        offset += 2 ** bits[-1]
+    return HashGrid(resolutions, tuple(bits), tuple(offsets), tuple(factors))
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """Packed samples: those of all rays behind one another, each ray's in order of distance.
+
+    Attributes:
+        t_start, t_end: [N] the part of its ray that a sample stands for.
+        ray: [N] int64, index of its ray.
+        offsets: [R + 1] int64; ray ``r`` has the samples ``offsets[r]`` to ``offsets[r + 1]``.
+    """
+
+    t_start: Tensor
+    t_end: Tensor
+    ray: Tensor
+    offsets: Tensor
+
+    @property
+    def rays(self) -> int:
+        return len(self.offsets) - 1
+
+    def __len__(self) -> int:
+        return len(self.ray)
+
+    def select(self, keep: Tensor) -> Samples:
+        """The samples of the mask ``keep`` [N], for the same rays."""
+        index = keep.nonzero()[:, 0]
+        before = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
+        torch.cumsum(keep, 0, out=before[1:])
+        return Samples(
+            self.t_start[index], self.t_end[index], self.ray[index], before[self.offsets]
+        )
+
+    def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
+        """[N, 3] the middles of the samples, for rays [R, 3]."""
+        middle = (0.5 * (self.t_start + self.t_end))[:, None]
+        return torch.addcmul(
+            origins.index_select(0, self.ray), directions.index_select(0, self.ray), middle
+        )
+
+
+class Kernels(Protocol):
+    """The operations that cost; all tensors lie on ``device``."""
+
+    name: str
+    device: torch.device
+
+    def encode(self, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+        """Interpolate the hash grid's features; differentiable in both tensors, twice.
+
+        Args:
+            x: [N, 3] in the unit box; what is outside is moved to its border.
+            table: [entries, F].
+
+        Returns:
+            [N, L * F], level by level.
+        """
+        ...
+
+    def march(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor,
+        far: Tensor,
+        occupied: Tensor,
+        step: float,
+        jitter: Tensor,
+    ) -> Samples:
+        """Sample rays in steps of equal length, where the grid is occupied.
+
+        Sample ``k`` of a ray goes from ``near + (k + jitter) * step`` to one step further; it is
+        there if its middle is before ``far`` and in an occupied cell.
+
+        Args:
+            origins, directions: [R, 3] field space, directions of length 1.
+            near, far: [R] the part of each ray inside the unit box; none where ``far <= near``.
+            occupied: [G, G, G] bool, indexed x, y, z, over the unit box.
+            step: field units.
+            jitter: [R] in [0, 1).
+        """
+        ...
+
+    def transmittance(self, density: Tensor, samples: Samples) -> Tensor:
+        """[N] how much light gets through to the start of each sample; no gradient.
+
+        Args:
+            density: [N] per field unit of length.
+        """
+        ...
+
+    def composite(
+        self, density: Tensor, colour: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Volume rendering (Max 1995); differentiable in density and colour.
+
+        Args:
+            density: [N] per field unit of length.
+            colour: [N, C].
+
+        Returns:
+            [R, C] premultiplied colour, [R] alpha, [N] weights.
+        """
+        ...

@@ -1,0 +1,190 @@
+"""The kernels in plain torch, for every device: the definition, and the oracle of the others."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from .interface import HashGrid, Samples
+
+_POOL = 4
+"""Cells along the edge of a coarse cell, by which marching skips empty space."""
+
+
+class _WeightedSum(torch.autograd.Function):
+    """[M, F] sum over corners: ``table[index] * weight``, for index and weight [M, 8].
+
+    Autograd's own backward of a gather is several times slower on a CPU. The backward pass is
+    made of differentiable operations, so that second derivatives work too.
+    """
+
+    @staticmethod
+    def forward(ctx, table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(table, index, weight)
+        if table.is_cpu and table.dtype == torch.float32:
+            return torch.nn.functional.embedding_bag(
+                index, table, mode="sum", per_sample_weights=weight
+            )
+        return torch.einsum("mcf,mc->mf", table[index.long()], weight)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        table, index, weight = ctx.saved_tensors
+        grad_table = grad_weight = None
+        index = index.long()
+        if ctx.needs_input_grad[0]:
+            features = table.shape[1]
+            flat = (index * features).view(-1)
+            grad_table = torch.zeros_like(table).view(-1)
+            for feature in range(features):
+                source = (weight * grad[:, feature, None]).view(-1)
+                if grad.requires_grad:
+                    grad_table = grad_table.scatter_add(0, flat + feature, source)
+                else:
+                    grad_table.scatter_add_(0, flat + feature if feature else flat, source)
+            grad_table = grad_table.view_as(table)
+        if ctx.needs_input_grad[2]:
+            grad_weight = torch.einsum("mcf,mf->mc", table[index], grad)
+        return grad_table, None, grad_weight
+
+
+def _signed(value: int) -> int:
+    """The 32-bit integer with the same bits: torch's products wrap around like unsigned ones."""
+    return value - 2**32 if value >= 2**31 else value
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(grid: HashGrid, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    resolution = torch.tensor(grid.resolutions, dtype=dtype, device=device)[:, None]
+    factors = [[_signed(row[axis]) for row in grid.factors] for axis in range(3)]
+    factor = torch.tensor(factors, dtype=torch.int32, device=device)[:, :, None]
+    mask = torch.tensor([2**bits - 1 for bits in grid.bits], dtype=torch.int32, device=device)
+    offset = torch.tensor(grid.offsets, dtype=torch.int32, device=device)
+    return resolution, factor, mask[:, None], offset[:, None]
+
+
+def corners(x: Tensor, grid: HashGrid) -> tuple[Tensor, Tensor]:
+    """The table entries around positions and their trilinear weights.
+
+    Args:
+        x: [N, 3].
+
+    Returns:
+        [L, N, 8] int32 entries and [L, N, 8] weights; corner ``4 z + 2 y + x``.
+    """
+    resolution, factor, mask, offset = _constants(grid, x.device, x.dtype)
+    # N innermost: every operation then runs over long contiguous rows
+    scaled = x.clamp(0.0, 1.0).t().contiguous()[:, None] * resolution  # [3, L, N]
+    cell = torch.minimum(scaled.detach(), resolution - 1.0).to(torch.int32)
+    fraction = scaled - cell
+    low = cell * factor
+    entry = torch.stack([low, low + factor], 1) & mask  # [3, 2, L, N]
+    weight = torch.stack([1.0 - fraction, fraction], 1)
+    entry[0] += offset
+    entries = (entry[2][:, None] ^ entry[1])[:, :, None] ^ entry[0]  # [2, 2, 2, L, N]
+    weights = (weight[2][:, None] * weight[1])[:, :, None] * weight[0]
+    shape = (8, grid.levels, len(x))
+    return (
+        entries.view(shape).permute(1, 2, 0).contiguous(),
+        weights.view(shape).permute(1, 2, 0).contiguous(),
+    )
+
+
+class ReferenceKernels:
+    """See ``interface.Kernels``."""
+
+    name = "reference"
+
+    def __init__(self, device: torch.device):
+        self.device = device
+
+    def encode(self, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+        entries, weights = corners(x, grid)
+        features = _WeightedSum.apply(table, entries.view(-1, 8), weights.view(-1, 8))
+        features = features.view(grid.levels, len(x), table.shape[1])
+        return features.transpose(0, 1).reshape(len(x), grid.levels * table.shape[1])
+
+    def march(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor,
+        far: Tensor,
+        occupied: Tensor,
+        step: float,
+        jitter: Tensor,
+    ) -> Samples:
+        size = occupied.shape[0]
+        start = near + jitter * step
+        longest = float((far - start).max()) if len(near) else 0.0
+        # First whole blocks of steps against a coarse grid, then the steps of what is left. A
+        # coarse cell tells of its neighbours too, so a block may reach one cell to either side.
+        pool = _POOL if size % _POOL == 0 else 1
+        coarse = _coarse(occupied, pool)
+        block = max(int(2.0 * pool / size / step), 1)
+        blocks = max(math.ceil(longest / (block * step)), 0)
+        middle = (torch.arange(blocks, device=near.device) + 0.5) * (block * step)
+        distance = start[:, None] + middle
+        ahead = distance - 0.5 * block * step < far[:, None]
+        near_by = ahead & _look_up(coarse, origins[:, None], directions[:, None], distance)
+        ray, number = near_by.nonzero(as_tuple=True)
+
+        steps = torch.arange(block, device=near.device)
+        t_start = start[ray, None] + (number[:, None] * block + steps) * step
+        distance = t_start + 0.5 * step
+        inside = distance < far[ray, None]
+        inside &= _look_up(occupied, origins[ray, None], directions[ray, None], distance)
+        t_start = t_start[inside]
+        ray = ray[:, None].expand(-1, block)[inside]
+        offsets = torch.zeros(len(near) + 1, dtype=torch.int64, device=near.device)
+        torch.cumsum(torch.bincount(ray, minlength=len(near)), 0, out=offsets[1:])
+        return Samples(t_start, t_start + step, ray, offsets)
+
+    @torch.no_grad()
+    def transmittance(self, density: Tensor, samples: Samples) -> Tensor:
+        return torch.exp(-_depth_before(density * (samples.t_end - samples.t_start), samples))
+
+    def composite(
+        self, density: Tensor, colour: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        depth = density * (samples.t_end - samples.t_start)
+        weights = torch.exp(-_depth_before(depth, samples)) * -torch.expm1(-depth)
+        rays = samples.rays
+        zeros = torch.zeros(rays, colour.shape[1], dtype=colour.dtype, device=colour.device)
+        total = zeros.index_add(0, samples.ray, weights[:, None] * colour)
+        alpha = torch.zeros_like(zeros[:, 0]).index_add(0, samples.ray, weights)
+        return total, alpha, weights
+
+
+def _coarse(occupied: Tensor, pool: int) -> Tensor:
+    """[G / pool, ...] bool: whether a coarse cell or one of its neighbours holds anything."""
+    grid = occupied.to(torch.float32)[None, None]
+    grid = torch.nn.functional.max_pool3d(grid, pool)
+    return torch.nn.functional.max_pool3d(grid, 3, stride=1, padding=1)[0, 0] > 0.0
+
+
+def _look_up(grid: Tensor, origins: Tensor, directions: Tensor, distance: Tensor) -> Tensor:
+    """[A, B] the grid's cells at distances [A, B] along rays [A, 1, 3]."""
+    size = grid.shape[0]
+    flat = None
+    for axis in range(3):
+        cell = torch.addcmul(origins[..., axis], directions[..., axis], distance)
+        cell = (cell * size).to(torch.int32).clamp_(0, size - 1)
+        flat = cell if flat is None else flat * size + cell
+    assert flat is not None
+    return grid.view(-1)[flat]
+
+
+def _depth_before(depth: Tensor, samples: Samples) -> Tensor:
+    """[N] the optical depth in front of each sample, from each sample's own [N]."""
+    counts = samples.offsets[1:] - samples.offsets[:-1]
+    longest = int(counts.max()) if len(counts) else 0
+    place = torch.arange(len(samples), device=depth.device)
+    place = place + samples.ray * longest - samples.offsets[samples.ray]
+    # One row a ray: a running sum over all rays at once would lose the small differences
+    rows = torch.zeros(samples.rays * longest, dtype=depth.dtype, device=depth.device)
+    rows = rows.scatter(0, place, depth).view(samples.rays, longest)
+    return (rows.cumsum(1) - rows).view(-1)[place]
