@@ -2,9 +2,9 @@
 
 import bpy
 
-from . import dataset, job, results, rig, train
+from . import backend, dataset, job, results, rig, train
 
-_MODULES = (job, rig, dataset, results, train)
+_MODULES = (job, backend, rig, dataset, results, train)
 _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
 
 

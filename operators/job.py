@@ -8,6 +8,7 @@ tick; in the background the operator runs it to its end and prints its progress.
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 import traceback
 from collections.abc import Generator
@@ -246,17 +247,15 @@ class JobOperator:
         _redraw(context)
 
     def _drain(self) -> set[str]:
+        printer = _Printer(owner.label)
         shown = Status("")
-        last = float("-inf")
         try:
             while owner.advance():
-                status = owner.status
-                if status == shown:  # nothing has happened: the job waits for something
+                if owner.status == shown:  # nothing has happened: the job waits for something
                     time.sleep(_WAIT)
-                elif time.monotonic() - last >= _PRINT_EVERY:
-                    print(_progress_line(owner.label, status), flush=True)
-                    last = time.monotonic()
-                shown = status
+                shown = owner.status
+                printer(shown)
+            printer.flush()
         except BaseException as error:
             if not isinstance(error, Exception):
                 raise
@@ -266,6 +265,32 @@ class JobOperator:
             owner.close()
         print(owner.message, flush=True)
         return {"FINISHED"}
+
+
+class _Printer:
+    """Prints a job's progress now and then, and each phase's first and last line."""
+
+    def __init__(self, label: str):
+        self._label = label
+        self._pending: Status | None = None
+        self._phase = ""
+        self._last = float("-inf")
+
+    def __call__(self, status: Status) -> None:
+        phase = re.split(r"[\d:]", status.text, maxsplit=1)[0]
+        now = time.monotonic()
+        if phase != self._phase:
+            self.flush()
+        elif now - self._last < _PRINT_EVERY:
+            self._pending = status
+            return
+        print(_progress_line(self._label, status), flush=True)
+        self._pending, self._phase, self._last = None, phase, now
+
+    def flush(self) -> None:
+        if self._pending is not None:
+            print(_progress_line(self._label, self._pending), flush=True)
+            self._pending = None
 
 
 def _progress_line(label: str, status: Status) -> str:
@@ -281,7 +306,7 @@ def _redraw(context: bpy.types.Context) -> None:
     """Panels and overlays are drawn again; nothing else would tell them."""
     for window in context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type == "VIEW_3D":
+            if area.type in {"VIEW_3D", "PREFERENCES"}:
                 area.tag_redraw()
 
 

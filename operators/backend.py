@@ -1,0 +1,276 @@
+"""The backend's process: which Python runs it, its start, its leash and its end."""
+
+import contextlib
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import bpy
+
+from .. import __package__ as base_package
+from ..neural_backend import protocol
+from ..neural_backend.protocol import BadInput
+from . import folders
+from .job import Cancelled, JobOperator, Status, Steps
+
+EXTENSION = pathlib.Path(__file__).resolve().parent.parent
+VARIABLE = "NEURAL_FIELDS_PYTHON"
+
+GRACE = 20.0
+"""Seconds that a cancelled backend has for its checkpoint before it is ended by force."""
+
+_LAST_GRACE = 3.0
+"""The same where Blender itself is about to close, and waits."""
+
+_DOCTOR_TIMEOUT = 120.0
+
+# what belongs to Blender's own Python and colours would break another one's
+_NOT_FOR_CHILDREN = (
+    "OCIO",
+    "PYTHONEXECUTABLE",
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "PYTHONPLATLIBDIR",
+    "PYTHONSAFEPATH",
+    "PYTHONSTARTUP",
+    "__PYVENV_LAUNCHER__",
+)
+_FOR_CHILDREN = {
+    "PYTHONDONTWRITEBYTECODE": "1",  # the extension's folder may be read-only
+    "PYTHONNOUSERSITE": "1",
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONUTF8": "1",
+}
+
+
+def how_to_install() -> str:
+    """What to do when the backend's Python is absent or lacks something, in one line."""
+    return (
+        "make an environment with Python 3.11 or newer (python -m venv ENV), install the backend "
+        f'into it (ENV/bin/python -m pip install "{EXTENSION}") and give its python in the '
+        f"add-on's preferences or in {VARIABLE}"
+    )
+
+
+def python() -> str:
+    """The Python that runs the backend: ``NEURAL_FIELDS_PYTHON`` wins over the preference.
+
+    Raises:
+        BadInput: when neither is set, or what is set is no file.
+    """
+    value, source = os.environ.get(VARIABLE, "").strip(), VARIABLE
+    if not value:
+        addon = bpy.context.preferences.addons.get(base_package)
+        value = bpy.path.abspath(addon.preferences.python.strip()) if addon else ""
+        source = "Preferences, Backend's Python"
+    if not value:
+        raise BadInput(f"The backend's Python is not set: {how_to_install()}")
+    found = shutil.which(os.path.expanduser(value))
+    if found is None:
+        raise BadInput(f"{source}: {value}: no such program; {how_to_install()}")
+    return os.path.abspath(found)
+
+
+def environment() -> dict[str, str]:
+    """The environment of a backend's process."""
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+    return kept | _FOR_CHILDREN
+
+
+class Child:
+    """A process of the backend on its leash.
+
+    Args:
+        program: the Python.
+        arguments: after ``-m neural_backend``.
+        output: open file that gets standard output.
+        log: open file that gets standard error.
+
+    Raises:
+        BadInput: when it cannot be started.
+    """
+
+    def __init__(self, program: str, arguments: Sequence[str], output: Any, log: Any):
+        try:
+            self._process = subprocess.Popen(
+                [program, "-m", "neural_backend", *arguments],
+                cwd=EXTENSION,
+                env=environment(),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=log,
+                close_fds=True,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BadInput(f"{program}: cannot be started ({reason}); {how_to_install()}") from None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def status(self) -> int | None:
+        """The exit status; None while it runs."""
+        return self._process.poll()
+
+    def pull_leash(self) -> None:
+        """Ask it to end with a checkpoint; returns at once."""
+        assert self._process.stdin is not None
+        # a child that is already gone has closed its end
+        with contextlib.suppress(OSError, ValueError):
+            self._process.stdin.write(f"{protocol.CANCEL}\n".encode())
+            self._process.stdin.flush()
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+
+    def end(self, grace: float = 0.0) -> None:
+        """Make sure that it is gone, after ``grace`` seconds at most."""
+        self.pull_leash()
+        try:
+            self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def run_steps(
+    program: str,
+    arguments: Sequence[str],
+    log: pathlib.Path,
+    look: Callable[[], Status],
+    grace: float = GRACE,
+) -> Steps[None]:
+    """Run one command of the backend to its end.
+
+    Args:
+        log: gets what it prints; appended to.
+        look: gives the status at each tick; may raise what it has found.
+        grace: seconds that it has to end by itself when the job is cancelled.
+
+    Raises:
+        BadInput: when it fails: its own last line, or that it died and where the log is.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(f"{log}: cannot be written ({reason}); choose another Output") from None
+    with open(log, "ab") as file:
+        begin = file.tell()
+        child = Child(program, arguments, file, file)
+        try:
+            while (status := child.status()) is None:
+                yield look()
+            look()
+        except Cancelled:
+            yield from _wind_down(child, grace)
+            raise
+        finally:
+            child.end(_LAST_GRACE)
+    if status != protocol.EXIT_DONE:
+        raise BadInput(_why(status, log, begin))
+
+
+def _wind_down(child: Child, grace: float) -> Steps[None]:
+    child.pull_leash()
+    deadline = time.monotonic() + grace
+    while child.status() is None and time.monotonic() < deadline:
+        yield Status("Cancelling, what is finished is kept")
+    if child.status() is None:
+        child.end()
+
+
+def _why(status: int, log: pathlib.Path, begin: int) -> str:
+    last = last_line(log, begin)
+    if status == protocol.EXIT_BAD_INPUT and last:
+        return last
+    how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
+    # the system ends the process that asks for too much memory with signal 9
+    hint = ", perhaps for lack of memory" if status == -9 else ""
+    said = f": {last}" if last else ""
+    return f"The backend {how}{hint}{said}; its log is {log}"
+
+
+def last_line(log: pathlib.Path, begin: int = 0) -> str:
+    """The last line with something on it that was written after byte ``begin``."""
+    with open(log, "rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(begin, end - 4096))
+        # progress bars end their lines with a carriage return
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+_checked: set[str] = set()
+
+
+def check_steps() -> Steps[str]:
+    """Make sure that the backend's Python can train; returns the Python.
+
+    One that was found good is not asked again in this session.
+
+    Raises:
+        BadInput: in one line, with the mend.
+    """
+    program = python()
+    if program not in _checked:
+        yield from doctor_steps(program)
+        _checked.add(program)
+    return program
+
+
+def doctor_steps(program: str) -> Steps[dict[str, Any]]:
+    """Ask a Python for its doctor's report.
+
+    Raises:
+        BadInput: when it cannot train; in one line, with the mend.
+    """
+    folder = folders.own_folder("logs")
+    folder.mkdir(parents=True, exist_ok=True)
+    answer, log = folder / "doctor.json", folder / "doctor.txt"
+    with open(answer, "wb") as output, open(log, "wb") as errors:
+        child = Child(program, ["doctor", "--json"], output, errors)
+        try:
+            deadline = time.monotonic() + _DOCTOR_TIMEOUT
+            while (status := child.status()) is None:
+                if time.monotonic() > deadline:
+                    raise BadInput(f"{program}: does not answer; {how_to_install()}")
+                yield Status("Checking the backend")
+        finally:
+            child.end()
+    if status != protocol.EXIT_DONE:
+        raise BadInput(f"{program}: {_complaint(log, status)}; {how_to_install()}")
+    try:
+        report = json.loads(answer.read_text(encoding="utf-8"))
+    except ValueError:
+        raise BadInput(f"{program}: gives no readable answer; {how_to_install()}") from None
+    return report
+
+
+def _complaint(log: pathlib.Path, status: int) -> str:
+    last = last_line(log)
+    if "No module named" in last:
+        return f"has no {last.rpartition(' ')[2]}"
+    return last or f"failed with status {status}"
+
+
+class NEURAL_FIELDS_OT_check_backend(JobOperator, bpy.types.Operator):
+    """Ask the backend's Python whether it can train, and on what"""
+
+    bl_idname = "neural_fields.check_backend"
+    bl_label = "Check Backend"
+
+    def steps(self, context: bpy.types.Context) -> Steps[str]:
+        report = yield from doctor_steps(python())
+        plain = (f"{name} {value}" for name, value in report.items() if isinstance(value, str))
+        return f"The backend is ready: {', '.join(plain)}"
+
+
+CLASSES = (NEURAL_FIELDS_OT_check_backend,)

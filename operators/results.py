@@ -1,0 +1,301 @@
+"""What comes back: the field's mesh and its image sequence."""
+
+import dataclasses
+import os
+import pathlib
+
+import bpy
+import numpy as np
+
+from ..neural_backend import protocol
+from ..neural_backend.dataset import transforms
+from ..neural_backend.protocol import BadInput
+from . import backend, folders, glb, knobs, rig
+from .job import JobOperator, Status, Steps
+
+COLLECTION = "Neural Fields"
+COLOUR = "Color"
+MARK = "neural_fields_run"
+"""Custom property of the data-blocks that this module made; it holds the run's name."""
+
+FIRST_FRAME, FRAMES = "neural_fields_first_frame", "neural_fields_frames"
+"""Custom properties of a sequence's image: what an image user of it needs."""
+
+_GRACE = 5.0
+
+
+def mesh_steps(program: str, output: pathlib.Path, resolution: int) -> Steps[pathlib.Path]:
+    """Let the backend extract the run's mesh; returns the file."""
+    file = output / folders.MESH
+    arguments = ["mesh", str(_run(output)), "--output", str(file), "--resolution", str(resolution)]
+    log = protocol.RunFolder(output / folders.RUN).log
+    extracting = Status("Extracting the mesh")
+    yield extracting
+    yield from backend.run_steps(program, arguments, log, lambda: extracting, _GRACE)
+    return file
+
+
+def sequence_steps(
+    program: str, output: pathlib.Path, views: tuple[transforms.View, ...]
+) -> Steps[pathlib.Path]:
+    """Let the backend render the field from ``views``; returns the folder of the frames.
+
+    The frames are ``0001.png`` and on; frames of an earlier sequence are replaced.
+    """
+    run = _run(output)
+    folder = output / folders.SEQUENCE
+    names = [f"{index + 1:04d}.png" for index in range(len(views))]
+    named = tuple(
+        dataclasses.replace(view, file=name) for view, name in zip(views, names, strict=True)
+    )
+    cameras = output / folders.CAMERAS
+    try:
+        folder.mkdir(exist_ok=True)
+        for frame in folder.glob("[0-9][0-9][0-9][0-9]*.png"):
+            frame.unlink()
+        transforms.write_cameras(cameras, named)
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: cannot be written ({error.strerror}); choose another Output"
+        ) from None
+
+    def look() -> Status:
+        done = sum((folder / name).exists() for name in names)
+        return Status(f"Rendering the field: {done} of {len(names)}", done / len(names))
+
+    arguments = ["render", str(run), "--cameras", str(cameras), "--output", str(folder)]
+    log = protocol.RunFolder(output / folders.RUN).log
+    yield from backend.run_steps(program, arguments, log, look, _GRACE)
+    return folder
+
+
+def sequence_views(
+    context: bpy.types.Context, settings: knobs.Settings
+) -> tuple[transforms.View, ...]:
+    """The cameras of the sequence that the settings ask for.
+
+    Raises:
+        BadInput: when the scene has no such camera or nothing to orbit.
+    """
+    path = settings.result.sequence_path
+    if path == "auto":
+        path = "camera" if rig.camera_is_animated(context.scene) else "orbit"
+    if path == "camera":
+        return rig.camera_path_views(context, settings.dataset)
+    return rig.orbit_views(
+        context,
+        settings.rig,
+        settings.dataset,
+        settings.result.sequence_frames,
+        settings.collection,
+    )
+
+
+def import_mesh(context: bpy.types.Context, file: pathlib.Path, name: str) -> bpy.types.Object:
+    """Bring a mesh that the backend wrote into the scene, where its vertices say.
+
+    The object is named ``name`` and stands in the scene's collection "Neural Fields". Where an
+    earlier import of the same name is, its mesh is replaced and its placement kept.
+
+    Raises:
+        BadInput: the file is absent or damaged.
+    """
+    triangles = glb.read(file)
+    mesh = _mesh(triangles, name)
+    collection = _collection(context.scene)
+    found = next((item for item in collection.objects if item.get(MARK) == name), None)
+    if found is None:
+        found = bpy.data.objects.new(name, mesh)
+        found[MARK] = name
+        collection.objects.link(found)
+    else:
+        old, found.data = found.data, mesh
+        materials = [slot for slot in old.materials if slot is not None]
+        if old.users == 0:
+            bpy.data.meshes.remove(old)
+        for material in materials:
+            if material.users == 0 and MARK in material:
+                bpy.data.materials.remove(material)
+    mesh.name = name
+    mesh.materials[0].name = name
+    _show_colours(context)
+    return found
+
+
+def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
+    mesh = bpy.data.meshes.new(name)
+    mesh.vertices.add(len(triangles.vertices))
+    mesh.vertices.foreach_set("co", triangles.vertices.ravel())
+    count = len(triangles.faces)
+    mesh.loops.add(3 * count)
+    mesh.loops.foreach_set("vertex_index", triangles.faces.ravel())
+    mesh.polygons.add(count)
+    mesh.polygons.foreach_set("loop_start", np.arange(0, 3 * count, 3, dtype=np.int32))
+    mesh.polygons.foreach_set("use_smooth", np.ones(count, dtype=bool))
+    colours = triangles.colours
+    if colours is None:
+        colours = np.full((len(triangles.vertices), 4), (0.8, 0.8, 0.8, 1.0), np.float32)
+    attribute = mesh.color_attributes.new(COLOUR, "FLOAT_COLOR", "POINT")
+    attribute.data.foreach_set("color", colours.ravel())
+    mesh.color_attributes.active_color = attribute
+    mesh.color_attributes.render_color_index = 0
+    mesh.update(calc_edges=True)
+    mesh.validate()
+    mesh.materials.append(_material(name, colours, lit=triangles.colours is None))
+    return mesh
+
+
+def _material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
+    """Shows the colours as they are: the light of the scene is in them already.
+
+    A mesh that brought no colours is ``lit`` by the scene like any other.
+    """
+    material = bpy.data.materials.new(name)
+    material[MARK] = name
+    # the solid view's Material colour
+    material.diffuse_color = (*np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist(), 1.0)
+    if material.node_tree is None:  # from 5.0 a material always has one
+        material.use_nodes = True
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    nodes.clear()
+    colour = nodes.new("ShaderNodeVertexColor")
+    colour.layer_name = COLOUR
+    shader = nodes.new("ShaderNodeBsdfDiffuse" if lit else "ShaderNodeEmission")
+    result = nodes.new("ShaderNodeOutputMaterial")
+    colour.location, shader.location, result.location = (-400, 0), (-200, 0), (0, 0)
+    links.new(colour.outputs["Color"], shader.inputs["Color"])
+    links.new(shader.outputs[0], result.inputs["Surface"])
+    return material
+
+
+def _collection(scene: bpy.types.Scene) -> bpy.types.Collection:
+    for collection in scene.collection.children_recursive:
+        if collection.name == COLLECTION or MARK in collection:
+            return collection
+    collection = bpy.data.collections.new(COLLECTION)
+    collection[MARK] = scene.name
+    scene.collection.children.link(collection)
+    return collection
+
+
+def _show_colours(context: bpy.types.Context) -> None:
+    """Let the solid view show colour attributes, in the windows that are open."""
+    if bpy.app.background:
+        return
+    for window in context.window_manager.windows:
+        for area in window.screen.areas:
+            if area.type == "VIEW_3D" and area.spaces.active.shading.type == "SOLID":
+                area.spaces.active.shading.color_type = "VERTEX"
+
+
+def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
+    """Load the frames of a folder as one image-sequence data-block named ``name``.
+
+    Raises:
+        BadInput: when there is no frame.
+    """
+    frames = sorted(folder.glob("[0-9][0-9][0-9][0-9]*.png"))
+    if not frames:
+        raise BadInput(f"{folder}: holds no frames; render the sequence first")
+    path = str(frames[0])
+    if bpy.data.filepath:
+        try:
+            path = bpy.path.relpath(path)
+        except ValueError:  # another drive
+            path = str(frames[0])
+    image = next((image for image in bpy.data.images if image.get(MARK) == name), None)
+    if image is None:
+        image = bpy.data.images.load(path)
+        image.name = name
+        image[MARK] = name
+    else:
+        image.filepath = path
+    image.source = "SEQUENCE"
+    # an image that nothing shows yet must survive a save
+    image.use_fake_user = True
+    image[FIRST_FRAME], image[FRAMES] = int(frames[0].stem), len(frames)
+    image.reload()
+    return image
+
+
+def _run(output: pathlib.Path) -> pathlib.Path:
+    run = protocol.RunFolder(output / folders.RUN)
+    if not run.checkpoint.is_file():
+        raise BadInput(f"{run.path}: no trained field is there yet; train one first")
+    return run.path
+
+
+class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
+    """Bring the trained field's mesh into the scene, extracting it first where needed"""
+
+    bl_idname = "neural_fields.import_mesh"
+    bl_label = "Import Mesh"
+    bl_options = {"UNDO"}
+
+    filepath: bpy.props.StringProperty(
+        name="File",
+        description="A mesh.glb. Empty: the mesh of the scene's run",
+        subtype="FILE_PATH",
+        options={"SKIP_SAVE"},
+    )
+    output: bpy.props.StringProperty(
+        name="Output",
+        description="Folder of the run and the results. Empty: the scene's",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+    extract: bpy.props.BoolProperty(
+        name="Extract",
+        description="Extract the mesh from the run also where one is there already",
+        default=False,
+        options={"SKIP_SAVE"},
+    )
+
+    def steps(self, context: bpy.types.Context) -> Steps[str]:
+        if self.filepath:
+            file = pathlib.Path(os.path.abspath(bpy.path.abspath(self.filepath)))
+            name = file.parent.name if file.name == folders.MESH else file.stem
+        else:
+            settings = knobs.settings_of(context.scene)
+            output = folders.existing_output(context.scene, self.output)
+            file, name = output / folders.MESH, output.name
+            if self.extract or _is_stale(file, output):
+                program = yield from backend.check_steps()
+                yield from mesh_steps(program, output, settings.result.mesh_resolution)
+        imported = import_mesh(context, file, name)
+        return f"Imported {imported.name}: {len(imported.data.polygons)} faces"
+
+
+def _is_stale(file: pathlib.Path, output: pathlib.Path) -> bool:
+    if not file.is_file():
+        return True
+    checkpoint = protocol.RunFolder(output / folders.RUN).checkpoint
+    return checkpoint.is_file() and checkpoint.stat().st_mtime > file.stat().st_mtime
+
+
+class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
+    """Render the trained field along the camera's path or an orbit, as an image sequence"""
+
+    bl_idname = "neural_fields.render_sequence"
+    bl_label = "Render Sequence"
+    bl_options = {"UNDO"}
+
+    output: bpy.props.StringProperty(
+        name="Output",
+        description="Folder of the run and the results. Empty: the scene's",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+
+    def steps(self, context: bpy.types.Context) -> Steps[str]:
+        settings = knobs.settings_of(context.scene)
+        output = folders.existing_output(context.scene, self.output)
+        _run(output)
+        views = sequence_views(context, settings)
+        program = yield from backend.check_steps()
+        folder = yield from sequence_steps(program, output, views)
+        image = import_sequence(folder, output.name)
+        return f"Imported {image.name}: {image[FRAMES]} frames"
+
+
+CLASSES = (NEURAL_FIELDS_OT_import_mesh, NEURAL_FIELDS_OT_render_sequence)

@@ -1,0 +1,246 @@
+"""Train Neural Field: renders, trains, brings back; the child process and its events between."""
+
+import pathlib
+from typing import Any
+
+import bpy
+
+from ..neural_backend import config, protocol
+from ..neural_backend.protocol import BadInput
+from . import backend, dataset, folders, geometry, knobs, results
+from .job import JobOperator, Status, Steps
+
+_ARGUMENTS = {
+    "rig": ("rig", "kind"),
+    "views": ("rig", "views"),
+    "resolution": ("dataset", "resolution"),
+    "field": ("training", "field"),
+    "encoding": ("training", "encoding"),
+    "max_seconds": ("training", "max_seconds"),
+    "device": ("training", "device"),
+}
+"""The operator's arguments that stand for a knob: its group and its name."""
+
+
+def _argument(name: str) -> Any:
+    group, knob = _ARGUMENTS[name]
+    return knobs.property_of(knobs.named(config.GROUPS[group], knob), options={"SKIP_SAVE"})
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, seconds = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def arguments_of(settings: config.TrainingSettings) -> list[str]:
+    """The command line's flags of all settings that are not the default."""
+    flags: list[str] = []
+    for knob in config.knobs(type(settings)):
+        value = getattr(settings, knob.name)
+        if value == knob.default:
+            continue
+        name = knob.name.replace("_", "-")
+        if knob.type is bool:
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", str(value)]
+    return flags
+
+
+class _Follower:
+    """Turns the run's events into a status; remembers what its end needs."""
+
+    def __init__(self, run: protocol.RunFolder):
+        # an earlier start of the run has left its events in the file
+        self._reader = protocol.EventReader(run.events, from_end=True)
+        self._status = Status("Training: starting")
+        self.error = ""
+        self.warnings: list[str] = []
+        self.done: protocol.Done | None = None
+
+    def __call__(self) -> Status:
+        for event in self._reader.poll():
+            if isinstance(event, protocol.Started):
+                self._status = Status(f"Training: {event.field} on {event.device}", 0.0)
+            elif isinstance(event, protocol.Progress):
+                self._status = progress_status(event)
+            elif isinstance(event, protocol.Warning):
+                self.warnings.append(event.message)
+                print(f"Neural Fields: {event.message}", flush=True)
+            elif isinstance(event, protocol.Error):
+                self.error = f"{event.message}; {event.hint}" if event.hint else event.message
+            elif isinstance(event, protocol.Done):
+                self.done = event
+        return self._status
+
+
+def progress_status(event: protocol.Progress) -> Status:
+    """``Training: 45 s of 120 s, 27.3 dB, 1:15 left``; or in steps where they end the run."""
+    fraction = event.seconds / event.max_seconds if event.max_seconds else 0.0
+    text = f"Training: {event.seconds:.0f} s of {event.max_seconds:.0f} s"
+    if event.of and event.step / event.of > fraction:
+        fraction = event.step / event.of
+        text = f"Training: step {event.step} of {event.of}"
+    if event.psnr is not None:
+        text += f", {event.psnr:.1f} dB"
+    return Status(f"{text}, {clock(event.eta)} left", min(fraction, 1.0))
+
+
+def training_steps(
+    program: str,
+    source: pathlib.Path,
+    output: pathlib.Path,
+    settings: config.TrainingSettings,
+    resume: bool = False,
+) -> Steps[protocol.Done | None]:
+    """Train on ``source`` into ``output``'s run folder; returns how the training ended.
+
+    A run that stands there is kept as ``run.1``, ``run.2``, ... unless it is to be resumed.
+
+    Raises:
+        BadInput: when it fails: the backend's own line, or where the log is.
+    """
+    run = protocol.RunFolder(output / folders.RUN)
+    if not resume:
+        _set_aside(run)
+    follower = _Follower(run)
+    arguments = ["train", str(source), "--run", str(run.path), *arguments_of(settings)]
+    if resume:
+        arguments.append("--resume")
+    yield follower()
+    try:
+        yield from backend.run_steps(program, arguments, run.log, follower)
+    except BadInput:
+        if follower.error:
+            raise BadInput(follower.error) from None
+        raise
+    return follower.done
+
+
+def _set_aside(run: protocol.RunFolder) -> None:
+    """Rename a run that has a checkpoint, so that no training overwrites another's."""
+    if not run.checkpoint.exists():
+        return
+    number = 1
+    while (kept := run.path.with_name(f"{run.path.name}.{number}")).exists():
+        number += 1
+    try:
+        run.path.rename(kept)
+    except OSError as error:
+        raise BadInput(
+            f"{run.path}: the earlier run cannot be set aside ({error.strerror}); close what uses "
+            "it or choose another Output"
+        ) from None
+    print(f"Neural Fields: the earlier run is kept as {kept}", flush=True)
+
+
+class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
+    """Render the scene from the rig, train a neural field on the renders and bring it back.
+    Views that are rendered already are used again; an earlier run is kept as run.1, run.2, ..."""
+
+    bl_idname = "neural_fields.train"
+    bl_label = "Train Neural Field"
+    bl_options = {"UNDO"}
+
+    output: bpy.props.StringProperty(
+        name="Output",
+        description="Folder of the dataset, the run and the results. Empty: the scene's",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+    rig: _argument("rig")
+    views: _argument("views")
+    resolution: _argument("resolution")
+    field: _argument("field")
+    encoding: _argument("encoding")
+    max_seconds: _argument("max_seconds")
+    device: _argument("device")
+    results: bpy.props.EnumProperty(
+        name="Results",
+        description="What comes back into the scene",
+        items=[
+            ("MESH", "Mesh", "Extract a mesh and bring it into the scene"),
+            ("SEQUENCE", "Sequence", "Render the field as an image sequence"),
+        ],
+        options={"ENUM_FLAG", "SKIP_SAVE"},
+        default={"MESH", "SEQUENCE"},
+    )
+    resume: bpy.props.BoolProperty(
+        name="Continue",
+        description="Continue the cancelled training of the run, on the dataset that is there",
+        default=False,
+        options={"SKIP_SAVE"},
+    )
+
+    def steps(self, context: bpy.types.Context) -> Steps[str]:
+        scene = context.scene
+        settings = knobs.settings_of(scene, self._overrides())
+        output = folders.output_folder(scene, self.output)
+        views = ()
+        # what would fail after an hour of rendering must fail now
+        if settings.result.sequence:
+            views = results.sequence_views(context, settings)
+        program = yield from backend.check_steps()
+        if self.resume:
+            source = _source(output, settings.training.field)
+        elif settings.training.field == "sdf":
+            source = yield from _geometry_steps(context, settings, output)
+        else:
+            folder = output / folders.DATASET
+            exported = yield from dataset.export_steps(
+                context, settings.rig, settings.dataset, settings.collection, folder
+            )
+            source = exported.folder
+        done = yield from training_steps(program, source, output, settings.training, self.resume)
+        brought = []
+        if settings.result.mesh:
+            file = yield from results.mesh_steps(program, output, settings.result.mesh_resolution)
+            brought.append(f"mesh {results.import_mesh(context, file, output.name).name}")
+        if settings.result.sequence:
+            folder = yield from results.sequence_steps(program, output, views)
+            brought.append(f"sequence {results.import_sequence(folder, output.name).name}")
+        return _summary(done, brought)
+
+    def _overrides(self) -> dict[str, dict[str, Any]]:
+        given = self.properties.is_property_set
+        overrides: dict[str, dict[str, Any]] = {name: {} for name in config.GROUPS}
+        for argument, (group, knob) in _ARGUMENTS.items():
+            if given(argument):
+                overrides[group][knob] = getattr(self, argument)
+        if given("results"):
+            overrides["result"] = {
+                "mesh": "MESH" in self.results,
+                "sequence": "SEQUENCE" in self.results,
+            }
+        return overrides
+
+
+def _source(output: pathlib.Path, field: str) -> pathlib.Path:
+    if field == "sdf":
+        return output / folders.DATASET / folders.GEOMETRY
+    return output / folders.DATASET
+
+
+def _geometry_steps(
+    context: bpy.types.Context, settings: knobs.Settings, output: pathlib.Path
+) -> Steps[pathlib.Path]:
+    file = _source(output, "sdf")
+    yield Status("Writing the geometry")
+    file.parent.mkdir(exist_ok=True)
+    depsgraph = context.evaluated_depsgraph_get()
+    geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)
+    return file
+
+
+def _summary(done: protocol.Done | None, brought: list[str]) -> str:
+    text = "Trained"
+    if done is not None:
+        text += f" for {done.seconds:.0f} s"
+        if done.psnr is not None:
+            text += f", {done.psnr:.1f} dB"
+    return f"{text}; imported {' and '.join(brought)}" if brought else text
+
+
+CLASSES = (NEURAL_FIELDS_OT_train,)

@@ -1,0 +1,190 @@
+"""The tab "Neural Fields" of the 3D view's sidebar."""
+
+import textwrap
+
+import bpy
+
+from ..neural_backend.protocol import BadInput, RunFolder
+from ..operators import folders
+from ..operators.job import owner
+
+_GENERATED = ("sphere", "hemisphere", "orbit", "random")
+_OFTEN = ("field", "encoding", "device", "max_seconds")
+
+
+def draw_lines(
+    layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE"
+) -> None:
+    """Draw a text over as many lines as the region's width asks for."""
+    letter = 7.0 * context.preferences.system.ui_scale
+    width = max(int((context.region.width - 40) / letter), 20)
+    column = layout.column(align=True)
+    column.scale_y = 0.8
+    for line in textwrap.wrap(text, width):
+        column.label(text=line, icon=icon)
+        icon = "BLANK1" if icon != "NONE" else "NONE"
+
+
+class _Panel:
+    bl_space_type = "VIEW_3D"
+    bl_region_type = "UI"
+    bl_category = "Neural Fields"
+
+    def _column(self) -> bpy.types.UILayout:
+        self.layout.use_property_split = True
+        self.layout.use_property_decorate = False
+        return self.layout.column()
+
+
+class NEURAL_FIELDS_PT_main(_Panel, bpy.types.Panel):
+    bl_label = "Neural Fields"
+    bl_options = {"HIDE_HEADER"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
+        if owner.running:
+            self._draw_job(context)
+            return
+        row = layout.row()
+        row.scale_y = 1.6
+        row.operator("neural_fields.train", icon="RENDER_ANIMATION")
+        if owner.error:
+            draw_lines(layout.box(), context, owner.error, "ERROR")
+        elif owner.message:
+            draw_lines(layout, context, owner.message, "INFO")
+
+    def _draw_job(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        fraction = owner.status.fraction
+        row = column.row(align=True)
+        bar = row.row(align=True)
+        bar.scale_y = 1.6
+        text = owner.label if fraction is None else f"{fraction:.0%}"
+        bar.progress(factor=fraction or 0.0, text=text)
+        stop = row.row(align=True)
+        stop.scale_y = 1.6
+        stop.operator("neural_fields.cancel", text="Cancel", icon="CANCEL")
+        draw_lines(column, context, owner.status.text)
+
+
+class NEURAL_FIELDS_PT_rig(_Panel, bpy.types.Panel):
+    bl_label = "Rig"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.neural_fields
+        rig = settings.rig
+        column = self._column()
+        column.prop(rig, "kind")
+        if rig.kind == "camera_path":
+            column.prop(rig, "frame_step")
+        if rig.kind == "cameras":
+            column.prop(rig, "collection")
+        if rig.kind in _GENERATED:
+            column.prop(rig, "views")
+            column.prop(rig, "subject")
+            if rig.subject == "collection":
+                column.prop(rig, "collection")
+        if rig.kind == "orbit":
+            column.prop(rig, "rings")
+            column.prop(rig, "lowest")
+            column.prop(rig, "highest")
+        if rig.kind == "random":
+            column.prop(rig, "seed")
+        column.prop(settings, "show_rig")
+        column.operator("neural_fields.create_rig", icon="OUTLINER_OB_CAMERA")
+
+
+class NEURAL_FIELDS_PT_rig_advanced(_Panel, bpy.types.Panel):
+    bl_label = "Advanced"
+    bl_parent_id = "NEURAL_FIELDS_PT_rig"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        rig = context.scene.neural_fields.rig
+        column = self._column()
+        if rig.kind in _GENERATED:
+            column.prop(rig, "focal_length")
+            column.prop(rig, "margin")
+        column.prop(rig, "validation")
+        column.prop(rig, "test")
+
+
+class NEURAL_FIELDS_PT_dataset(_Panel, bpy.types.Panel):
+    bl_label = "Dataset"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        settings = context.scene.neural_fields
+        column = self._column()
+        for name in settings.dataset.__annotations__:
+            column.prop(settings.dataset, name)
+        column.prop(settings, "output")
+        column.operator("neural_fields.export_dataset", icon="EXPORT")
+
+
+class NEURAL_FIELDS_PT_training(_Panel, bpy.types.Panel):
+    bl_label = "Training"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        training = context.scene.neural_fields.training
+        column = self._column()
+        for name in _OFTEN:
+            column.prop(training, name)
+        if _has_run(context.scene):
+            props = column.operator("neural_fields.train", text="Continue Training", icon="PLAY")
+            props.resume = True
+
+
+class NEURAL_FIELDS_PT_training_advanced(_Panel, bpy.types.Panel):
+    bl_label = "Advanced"
+    bl_parent_id = "NEURAL_FIELDS_PT_training"
+    bl_options = {"DEFAULT_CLOSED"}
+
+    def draw(self, context: bpy.types.Context) -> None:
+        training = context.scene.neural_fields.training
+        column = self._column()
+        for name in training.__annotations__:
+            if name not in _OFTEN:
+                column.prop(training, name)
+
+
+class NEURAL_FIELDS_PT_result(_Panel, bpy.types.Panel):
+    bl_label = "Result"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        result = context.scene.neural_fields.result
+        column = self._column()
+        column.prop(result, "mesh")
+        part = column.column()
+        part.active = result.mesh
+        part.prop(result, "mesh_resolution")
+        column.prop(result, "sequence")
+        part = column.column()
+        part.active = result.sequence
+        part.prop(result, "sequence_path")
+        part.prop(result, "sequence_frames")
+        buttons = column.column(align=True)
+        buttons.enabled = _has_run(context.scene)
+        props = buttons.operator(
+            "neural_fields.import_mesh", text="Extract Mesh Again", icon="MESH_DATA"
+        )
+        props.extract = True
+        buttons.operator("neural_fields.render_sequence", icon="RENDER_ANIMATION")
+
+
+def _has_run(scene: bpy.types.Scene) -> bool:
+    try:
+        run = RunFolder(folders.existing_output(scene) / folders.RUN)
+    except BadInput:
+        return False
+    return run.checkpoint.is_file()
+
+
+CLASSES = (
+    NEURAL_FIELDS_PT_main,
+    NEURAL_FIELDS_PT_rig,
+    NEURAL_FIELDS_PT_rig_advanced,
+    NEURAL_FIELDS_PT_dataset,
+    NEURAL_FIELDS_PT_training,
+    NEURAL_FIELDS_PT_training_advanced,
+    NEURAL_FIELDS_PT_result,
+)
