@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import bpy
@@ -138,7 +139,9 @@ def settings_of(
     copies: dict[str, Any] = {}
     for name, group in config.GROUPS.items():
         source = getattr(stored, name)
-        values = {knob.name: _plain(getattr(source, knob.name)) for knob in config.knobs(group)}
+        values = {
+            knob.name: _plain(knob, getattr(source, knob.name)) for knob in config.knobs(group)
+        }
         copies[name] = group(**(values | (overrides or {}).get(name, {})))
         problem = config.check(copies[name])
         if problem:
@@ -146,6 +149,13 @@ def settings_of(
     return Settings(**copies, collection=stored.rig.collection)
 
 
-def _plain(value: Any) -> Any:
-    # Blender holds single precision: the shortest decimal of it is what the person typed
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+def _plain(knob: config.Knob, value: Any) -> Any:
+    """A property's value as the person typed it: Blender holds numbers in single precision."""
+    if not isinstance(value, float):
+        return value
+    if np.float32(knob.default) == np.float32(value):
+        return knob.default
+    shortest = float(str(np.float32(value)))
+    low = -math.inf if knob.low is None else knob.low
+    high = math.inf if knob.high is None else knob.high
+    return min(max(shortest, low), high)

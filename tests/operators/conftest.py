@@ -1,0 +1,87 @@
+"""A backend that needs no torch, and a scene with something in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import shutil
+import sys
+
+import bpy
+import numpy as np
+import pytest
+from neural_fields.neural_backend.dataset import transforms
+from neural_fields.operators import backend, dataset, job, results
+
+SCRIPT = pathlib.Path(__file__).with_name("fake_backend.py")
+
+
+class Fake:
+    """The fake backend: its calls, its faults, and the writers of its files."""
+
+    def __init__(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+        self._calls = folder / "calls.jsonl"
+        self._monkeypatch = monkeypatch
+        package = folder / "a folder with ünïcode" / "neural_backend"
+        package.mkdir(parents=True)
+        shutil.copy(SCRIPT, package / "__main__.py")
+        monkeypatch.setattr(backend, "EXTENSION", package.parent)
+        monkeypatch.setattr(backend, "_checked", set())
+        monkeypatch.setenv(backend.VARIABLE, sys.executable)
+        monkeypatch.setenv("FAKE_BACKEND_CALLS", str(self._calls))
+        spec = importlib.util.spec_from_file_location("fake_backend", SCRIPT)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        self.write_glb, self.picture = module.write_glb, module.picture
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """Command and arguments of each start so far."""
+        if not self._calls.exists():
+            return []
+        return [json.loads(line) for line in self._calls.read_text("utf-8").splitlines()]
+
+    @property
+    def commands(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+    def fails(self, fault: str) -> None:
+        self._monkeypatch.setenv("FAKE_BACKEND", fault)
+
+
+@pytest.fixture
+def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+    return Fake(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def scene() -> bpy.types.Scene:
+    bpy.ops.wm.read_factory_settings(use_empty=False)
+    job.owner.error = job.owner.message = ""
+    return bpy.context.scene
+
+
+def view(index: int) -> transforms.View:
+    intrinsics = transforms.Intrinsics(64, 64, 80.0, 80.0, 32.0, 32.0)
+    pose = np.eye(4)
+    pose[2, 3] = 4.0 + index
+    return transforms.View(f"images/{index}.png", pose, intrinsics)
+
+
+@pytest.fixture
+def no_renders(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Exports and orbits are instant; the list has the arguments of each export."""
+    exports = []
+
+    def export_steps(context, rig, settings, collection, folder):
+        exports.append((rig, settings, collection, folder))
+        yield job.Status("View 1 of 1", 0.0)
+        folder.mkdir(exist_ok=True)
+        return transforms.Dataset(folder, (view(0),), np.array([[0.0] * 3, [1.0] * 3]))
+
+    monkeypatch.setattr(dataset, "export_steps", export_steps)
+    monkeypatch.setattr(
+        results, "sequence_views", lambda context, settings: tuple(view(i) for i in range(3))
+    )
+    return exports

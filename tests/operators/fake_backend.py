@@ -1,0 +1,152 @@
+"""Stands in for the backend: speaks its protocol within milliseconds, and fails as it is told to.
+
+Copied as ``neural_backend/__main__.py`` of a folder of its own; ``FAKE_BACKEND`` names the fault.
+"""
+
+import json
+import os
+import pathlib
+import signal
+import struct
+import sys
+import threading
+import time
+import zlib
+
+FAULT = os.environ.get("FAKE_BACKEND", "")
+
+
+def main() -> int:
+    command, arguments = sys.argv[1], sys.argv[2:]
+    with open(os.environ["FAKE_BACKEND_CALLS"], "a", encoding="utf-8") as file:
+        file.write(json.dumps([command, *arguments]) + "\n")
+    return {"doctor": doctor, "train": train, "mesh": mesh, "render": render}[command](arguments)
+
+
+def doctor(arguments: list[str]) -> int:
+    if FAULT == "no torch":
+        import no_such_torch  # noqa: F401
+    print(json.dumps({"torch": "0.0", "device": "cpu", "environment": sorted(os.environ)}))
+    return 0
+
+
+def train(arguments: list[str]) -> int:
+    run = pathlib.Path(arguments[arguments.index("--run") + 1])
+    run.mkdir(parents=True, exist_ok=True)
+    cancelled = threading.Event()
+
+    def watch() -> None:
+        for line in sys.stdin:
+            if line.strip() == "cancel":
+                break
+        cancelled.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    say(run, type="started", field="nerf", device="cpu", kernels="reference", parameters=1)
+    if FAULT == "error":
+        say(run, type="error", message="transforms.json: frames: broken", hint="export it again")
+        print("transforms.json: frames: broken", file=sys.stderr)
+        return 2
+    if FAULT == "bad input":
+        print("\rbusy\rmesh.ply: holds no faces; give a mesh", file=sys.stderr)
+        return 2
+    if FAULT == "crash":
+        raise ZeroDivisionError("nothing to divide by")
+    if FAULT == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    steps = 10_000 if FAULT in ("slow", "deaf") else 3
+    for step in range(1, steps + 1):
+        if cancelled.is_set() and FAULT != "deaf":
+            break
+        say(
+            run,
+            type="progress",
+            step=step,
+            of=0,
+            seconds=40.0 * step,
+            max_seconds=120.0,
+            loss=0.1,
+            eta=120.0 - 40.0 * step,
+            psnr=27.31,
+        )
+        time.sleep(0.02)
+    (run / "checkpoint.safetensors").write_bytes(b"weights")
+    reason = "cancelled" if cancelled.is_set() else "finished"
+    say(run, type="done", step=step, seconds=120.0, reason=reason, psnr=27.31)
+    return 0
+
+
+def say(run: pathlib.Path, **event: object) -> None:
+    with open(run / "events.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
+
+
+def mesh(arguments: list[str]) -> int:
+    if FAULT == "no mesh":
+        print("checkpoint.safetensors: the field is empty; train longer", file=sys.stderr)
+        return 2
+    write_glb(pathlib.Path(arguments[arguments.index("--output") + 1]))
+    return 0
+
+
+def write_glb(path: pathlib.Path, scale: float = 1.0) -> None:
+    """A quad of two triangles in the plane y = 2 of Blender's world, with coloured corners."""
+    corners = [(0, 2, 0), (1, 2, 0), (1, 2, 3), (0, 2, 3)]
+    positions = b"".join(struct.pack("<3f", scale * x, scale * z, -scale * y) for x, y, z in corners)
+    colours = bytes([255, 0, 0, 255, 0, 255, 0, 255, 0, 0, 255, 255, 51, 102, 153, 255])
+    indices = struct.pack("<6I", 0, 1, 2, 0, 2, 3)
+    binary = positions + colours + indices
+    content = {
+        "asset": {"version": "2.0"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"children": [1]}, {"mesh": 0}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "indices": 2}]}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 4, "type": "VEC3"},
+            {
+                "bufferView": 1,
+                "componentType": 5121,
+                "count": 4,
+                "type": "VEC4",
+                "normalized": True,
+            },
+            {"bufferView": 2, "componentType": 5125, "count": 6, "type": "SCALAR"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": 0, "byteLength": 48},
+            {"buffer": 0, "byteOffset": 48, "byteLength": 16},
+            {"buffer": 0, "byteOffset": 64, "byteLength": 24},
+        ],
+        "buffers": [{"byteLength": len(binary)}],
+    }
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 4)
+    size = 12 + 8 + len(text) + 8 + len(binary)
+    header = struct.pack("<4sII", b"glTF", 2, size)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text
+    chunks += struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    path.write_bytes(header + chunks)
+
+
+def render(arguments: list[str]) -> int:
+    cameras = json.loads(pathlib.Path(arguments[arguments.index("--cameras") + 1]).read_text())
+    folder = pathlib.Path(arguments[arguments.index("--output") + 1])
+    for frame in cameras["frames"]:
+        (folder / frame["file_path"]).write_bytes(picture())
+    return 0
+
+
+def picture() -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0\xff\0\0")
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+if __name__ == "__main__":
+    sys.exit(main())
