@@ -1,0 +1,152 @@
+"""Volume rendering of a radiance field: rays to colours, cameras to images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from ..dataset.transforms import Intrinsics, Matrix, View
+from ..fields.radiance import RadianceField
+from ..kernels import Kernels, Samples
+from ..sampling.occupancy import OccupancyGrid
+from ..sampling.rays import Cameras, intersect_box
+
+STEP = math.sqrt(3.0) / 512
+"""Length of a sample, field units."""
+
+OPAQUE = 1e-4
+"""Samples behind what lets through less than this are left out."""
+
+_FIRST_SAMPLES = 16
+_CHUNK = 8192  # rays
+
+
+def march(
+    origins: Tensor,
+    directions: Tensor,
+    grid: OccupancyGrid,
+    kernels: Kernels,
+    jitter: Tensor | None = None,
+) -> Samples:
+    """Samples of rays [R, 3] in the grid's occupied cells.
+
+    Args:
+        jitter: [R] in [0, 1), part of a step by which each ray's samples are moved; the middle
+            where None.
+    """
+    near, far = intersect_box(origins, directions, grid.low, grid.high)
+    if jitter is None:
+        jitter = torch.full_like(near, 0.5)
+    return kernels.march(origins, directions, near, far, grid.occupied, STEP, jitter)
+
+
+@torch.no_grad()
+def visible(
+    field: RadianceField, origins: Tensor, directions: Tensor, samples: Samples, kernels: Kernels
+) -> Samples:
+    """The samples that are not hidden behind others.
+
+    Each ray's first samples are looked at first, and the others only where those let light
+    through.
+    """
+    rank = torch.arange(len(samples), device=samples.ray.device) - samples.offsets[samples.ray]
+    first = samples.select(rank < _FIRST_SAMPLES)
+    front = field.density(first.positions(origins, directions))[0]
+    depth = torch.zeros(samples.rays, device=front.device)
+    depth.index_add_(0, first.ray, front * (first.t_end - first.t_start))
+    alive = (rank < _FIRST_SAMPLES) | (depth < -math.log(OPAQUE))[samples.ray]
+    if int(alive.sum()) == len(first):
+        kept, density = first, front
+    else:
+        kept = samples.select(alive)
+        behind = alive & (rank >= _FIRST_SAMPLES)
+        rest = samples.select(behind)
+        density = torch.empty(len(samples), device=front.device)
+        density[rank < _FIRST_SAMPLES] = front
+        density[behind] = field.density(rest.positions(origins, directions))[0]
+        density = density[alive]
+    return kept.select(kernels.transmittance(density, kept) > OPAQUE)
+
+
+def render_rays(
+    field: RadianceField, origins: Tensor, directions: Tensor, samples: Samples, kernels: Kernels
+) -> tuple[Tensor, Tensor]:
+    """[R, 3] premultiplied colour (sRGB) and [R] alpha of rays [R, 3]; differentiable."""
+    position = samples.positions(origins, directions)
+    density, colour = field(position, directions[samples.ray])
+    total, alpha, _ = kernels.composite(density, colour, samples)
+    return total, alpha
+
+
+@torch.no_grad()
+def render_points(
+    field: RadianceField,
+    grid: OccupancyGrid,
+    cameras: Cameras,
+    view: Tensor,
+    x: Tensor,
+    y: Tensor,
+    kernels: Kernels,
+    background: float,
+) -> Tensor:
+    """[R, 4] colour over ``background`` and alpha at image points; see ``Cameras.rays``."""
+    chunks = []
+    for part in torch.arange(len(view), device=view.device).split(_CHUNK):
+        origins, directions = cameras.rays(view[part], x[part], y[part])
+        samples = march(origins, directions, grid, kernels)
+        samples = visible(field, origins, directions, samples, kernels)
+        colour, alpha = render_rays(field, origins, directions, samples, kernels)
+        colour = colour + (1.0 - alpha)[:, None] * background
+        chunks.append(torch.cat([colour, alpha[:, None]], -1))
+    return torch.cat(chunks)
+
+
+def render_image(
+    field: RadianceField,
+    grid: OccupancyGrid,
+    intrinsics: Intrinsics,
+    world_from_camera: Matrix,
+    field_from_world: Matrix,
+    kernels: Kernels,
+    background: float = 1.0,
+) -> Tensor:
+    """Render what a camera sees.
+
+    Args:
+        background: grey value behind the field; with 0 the colour is premultiplied by alpha.
+
+    Returns:
+        [H, W, 4] sRGB colour over the background, and alpha; float32, 0 to 1.
+    """
+    device = kernels.device
+    view = View("", world_from_camera, intrinsics)
+    cameras = Cameras([view], field_from_world, device)
+    y, x = torch.meshgrid(
+        torch.arange(intrinsics.h, device=device) + 0.5,
+        torch.arange(intrinsics.w, device=device) + 0.5,
+        indexing="ij",
+    )
+    first = torch.zeros(intrinsics.h * intrinsics.w, dtype=torch.int64, device=device)
+    pixels = render_points(
+        field, grid, cameras, first, x.reshape(-1), y.reshape(-1), kernels, background
+    )
+    return pixels.view(intrinsics.h, intrinsics.w, 4)
+
+
+def scaled(intrinsics: Intrinsics, longest: int) -> Intrinsics:
+    """The same camera with fewer pixels: at most ``longest`` on the longer side."""
+    factor = min(1.0, longest / max(intrinsics.w, intrinsics.h))
+    w, h = max(round(intrinsics.w * factor), 1), max(round(intrinsics.h * factor), 1)
+    across, down = w / intrinsics.w, h / intrinsics.h
+    return dataclasses.replace(
+        intrinsics,
+        w=w,
+        h=h,
+        fl_x=intrinsics.fl_x * across,
+        fl_y=intrinsics.fl_y * down,
+        cx=intrinsics.cx * across,
+        cy=intrinsics.cy * down,
+    )

@@ -1,0 +1,154 @@
+"""The occupancy grid: which cells of the unit box hold anything (Müller et al. 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..dataset.images import Images
+from .rays import Cameras
+
+RESOLUTION = 128
+DECAY = 0.95
+OPACITY = 0.01
+"""A cell is kept when a sample in it would be more opaque than this."""
+
+_TRANSPARENT = 2
+"""Alpha up to this, of 255, is background."""
+_LARGEST_FOOTPRINT = 64  # pixels
+
+
+class OccupancyGrid:
+    """Cells of the unit box, indexed x, y, z.
+
+    Args:
+        possible: [G, G, G] bool: the cells that can hold anything at all (the visual hull). All
+            others stay empty for good.
+        step: length of a sample, field units.
+
+    Attributes:
+        occupied: [G, G, G] bool.
+        low, high: [3] corners of the box around the occupied cells.
+    """
+
+    def __init__(self, possible: Tensor, step: float):
+        self._limit = -math.log1p(-OPACITY) / step
+        self._size = possible.shape[0]
+        self.possible = possible
+        # every possible cell gets the benefit of the doubt until it has been looked at often
+        self.density = possible * (2.0 * self._limit)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        candidates = self.density[self.possible]
+        # before anything is opaque, what is denser than the rest is kept
+        limit = min(self._limit, float(candidates.mean())) if len(candidates) else self._limit
+        self.occupied = (self.density >= limit) & self.possible
+        if not self.occupied.any():
+            self.occupied = self.possible.clone()
+        ends = []
+        for axis in range(3):
+            others = tuple(a for a in range(3) if a != axis)
+            filled = self.occupied.any(others[1]).any(others[0]).nonzero()[:, 0]
+            ends.append((filled[0], filled[-1] + 1))
+        self.low = torch.stack([end[0] for end in ends]) / self._size
+        self.high = torch.stack([end[1] for end in ends]) / self._size
+
+    def update(
+        self, density: Callable[[Tensor], Tensor], samples: int, generator: torch.Generator
+    ) -> None:
+        """Look at cells again: half of them from the occupied, half from all the possible ones.
+
+        Args:
+            density: the field's, [N, 3] -> [N].
+            samples: number of cells.
+        """
+        device = self.density.device
+        cells = []
+        for of in (self.occupied, self.possible):
+            indices = of.view(-1).nonzero()[:, 0]
+            pick = torch.randint(len(indices), (samples // 2,), generator=generator, device=device)
+            cells.append(indices[pick])
+        cell = torch.cat(cells)
+        size = self._size
+        corner = torch.stack([cell // size**2, cell // size % size, cell % size], -1)
+        inside = torch.rand(corner.shape, generator=generator, device=device)
+        with torch.no_grad():
+            value = density((corner + inside) / size)
+        flat = self.density.view(-1)
+        flat[cell] *= DECAY
+        flat.scatter_reduce_(0, cell, value, "amax")
+        self._refresh()
+
+    def state(self) -> dict[str, Tensor]:
+        return {"possible": self.possible, "density": self.density}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up ``state()``.
+
+        Raises:
+            KeyError: something is missing.
+            ValueError: the shapes do not fit.
+        """
+        device = self.density.device
+        if state["density"].shape != self.density.shape:
+            raise ValueError("the occupancy grid has another resolution")
+        self.possible = state["possible"].to(device)
+        self.density = state["density"].to(device)
+        self._refresh()
+
+
+def full_grid(size: int, step: float, device: torch.device) -> OccupancyGrid:
+    """A grid that knows nothing yet."""
+    possible = torch.ones(size, size, size, dtype=torch.bool, device=device)
+    return OccupancyGrid(possible, step)
+
+
+def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
+    """[size, size, size] bool: the cells that no view shows to be empty (Laurentini 1994).
+
+    A cell is empty only where some view has the whole cell in its frame and sees nothing but
+    background there. All True where no image has transparent pixels, and where the views
+    contradict each other so much that nothing is left.
+    """
+    device = cameras.origins.device
+    half_diagonal = 0.5 * math.sqrt(3.0) / size
+    left = torch.arange(size**3, device=device)
+    for index, view in enumerate(images.views):
+        alpha = images.image(index)[..., 3]
+        background = alpha <= _TRANSPARENT
+        if not background.any():
+            continue
+        corner = torch.stack([left // size**2, left // size % size, left % size], -1)
+        x, y, depth = cameras.project((corner + 0.5) / size, index)
+        focal = max(view.intrinsics.fl_x, view.intrinsics.fl_y)
+        # a pixel more, because its colour is gathered from around its centre
+        footprint = focal * half_diagonal / (depth - half_diagonal).clamp(min=1e-9) + 1.5
+        footprint[depth <= half_diagonal] = math.inf
+        w, h = view.intrinsics.w, view.intrinsics.h
+        seen = (x - footprint >= 0.0) & (x + footprint <= w)
+        seen &= (y - footprint >= 0.0) & (y + footprint <= h) & (footprint < _LARGEST_FOOTPRINT)
+        if not seen.any():
+            continue
+        reach = math.ceil(float(footprint[seen].max()))
+        something = _dilate(~background, reach).to(device)
+        column, row = x[seen].long().clamp(0, w - 1), y[seen].long().clamp(0, h - 1)
+        keep = torch.ones_like(seen)
+        keep[seen] = something[row, column]
+        left = left[keep]
+    if len(left) == 0:
+        return torch.ones(size, size, size, dtype=torch.bool, device=device)
+    hull = torch.zeros(size**3, dtype=torch.bool, device=device)
+    hull[left] = True
+    return hull.view(size, size, size)
+
+
+def _dilate(mask: Tensor, reach: int) -> Tensor:
+    """[H, W] whether a pixel within ``reach`` rows and columns is set."""
+    grown = mask.to(torch.float32)[None, None]
+    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
+        grown = torch.nn.functional.max_pool2d(grown, kernel, stride=1, padding=padding)
+    return grown[0, 0] > 0.0

@@ -1,0 +1,242 @@
+"""A radiance field trained from images (Mildenhall et al. 2020, Müller et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from .. import protocol
+from ..config import TrainingSettings
+from ..dataset.images import load_views
+from ..dataset.transforms import Dataset
+from ..fields.encodings import settings_of_state
+from ..fields.radiance import RadianceField
+from ..kernels import Kernels, choose
+from ..rendering import volume
+from ..sampling.occupancy import RESOLUTION, OccupancyGrid, full_grid, visual_hull
+from ..sampling.rays import Cameras
+from . import optimiser
+from .task import Step
+
+HASH_RATE = 1e-2
+FOURIER_RATE = 5e-4
+LAST_RATE = 0.03
+"""The learning rate at the end, as a fraction of the first."""
+WEIGHT_DECAY = 1e-6
+
+GRID_EVERY = 16  # steps
+_CPU_BATCH = 2**16
+_GPU_BATCH = 2**18
+_FIRST_RAYS = 1024
+_MOST_RAYS = 2**16
+_VALIDATION_VIEWS = 8
+_VALIDATION_PIXELS = 8192
+_PREVIEW_SIDE = 200
+
+
+class NerfTask:
+    """See ``task.Task``.
+
+    Args:
+        dataset: whose training views are learned; the validation views (else the test views) are
+            only looked at.
+        emit: gets a warning where something is doubtful.
+
+    Raises:
+        BadInput: there is no view to train on, or an image is at fault.
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        dataset: Dataset,
+        device: torch.device,
+        emit: Callable[[protocol.Event], None],
+    ):
+        if not dataset.split("train"):
+            raise protocol.BadInput(f"{dataset.folder}: frames: none is for training; add views")
+        if dataset.missing:
+            emit(
+                protocol.Warning(
+                    f"{len(dataset.missing)} images that the json lists are missing, the first is "
+                    f"{dataset.missing[0]}; training goes on without them"
+                )
+            )
+        self._settings = settings
+        self._device = device
+        self._kernels = choose(device)
+        self.field_from_world = dataset.field_from_world
+        self._images = load_views(dataset, "train")
+        self._cameras = Cameras(self._images.views, self.field_from_world, device)
+        self.views = len(self._images.views)
+        self._pixels = self._images.pixels.to(device)
+        self._offsets = self._images.offsets.to(device)
+        split = next((name for name in ("val", "test") if dataset.split(name)), None)
+        self._held_out = load_views(dataset, split, _VALIDATION_VIEWS) if split else None
+
+        self.field = RadianceField(settings, self._kernels).to(device)
+        hull = visual_hull(self._images, self._cameras, RESOLUTION)
+        self.grid = OccupancyGrid(hull, volume.STEP)
+        self._generator = torch.Generator(device).manual_seed(settings.seed)
+        hashed = settings.encoding == "hash"
+        self._rate = settings.learning_rate or (HASH_RATE if hashed else FOURIER_RATE)
+        self._batch = settings.batch or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+        self._rays = min(_FIRST_RAYS, self._batch)
+        self._steps = 0
+        encoding = {id(parameter) for parameter in self.field.encoding.parameters()}
+        network = [p for p in self.field.parameters() if id(p) not in encoding]
+        self._optimiser = torch.optim.Adam(
+            [
+                {"params": list(self.field.encoding.parameters())},
+                {"params": network, "weight_decay": WEIGHT_DECAY},
+            ],
+            lr=self._rate,
+            betas=(0.9, 0.99),
+            eps=1e-15,
+            fused=device.type in ("cpu", "cuda"),
+        )
+
+    def step(self, progress: float) -> Step:
+        """One optimiser step on rays through random pixels of all training views."""
+        if self._steps % GRID_EVERY == 0 and self._steps:
+            self.grid.update(lambda x: self.field.density(x)[0], self._batch // 2, self._generator)
+        self._steps += 1
+        origins, directions, target, background = self._draw(self._rays)
+        jitter = torch.rand(len(target), generator=self._generator, device=self._device)
+        samples = volume.march(origins, directions, self.grid, self._kernels, jitter)
+        marched = len(samples)
+        samples = volume.visible(self.field, origins, directions, samples, self._kernels)
+        colour, alpha = volume.render_rays(self.field, origins, directions, samples, self._kernels)
+        colour = colour + (1.0 - alpha)[:, None] * background
+        loss = torch.nn.functional.mse_loss(colour, target)
+        self._optimiser.zero_grad()
+        loss.backward()
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate * LAST_RATE**progress
+        self._optimiser.step()
+        # as many rays next time as would have filled the batch, without sudden jumps
+        fitting = self._batch / max(marched, 1) * self._rays
+        self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
+        return Step(loss.detach(), marched)
+
+    def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rays through random pixels: origins, directions, their colours, backgrounds [R, 3]."""
+        device, generator = self._device, self._generator
+        pixel = torch.randint(len(self._pixels), (count,), generator=generator, device=device)
+        view = torch.searchsorted(self._offsets, pixel, right=True) - 1
+        place = pixel - self._offsets[view]
+        width = self._cameras.widths[view]
+        origins, directions = self._cameras.rays(view, place % width + 0.5, place // width + 0.5)
+        rgba = self._pixels[pixel].to(torch.float32) / 255.0
+        alpha = rgba[:, 3:]
+        if self._settings.background == "random":
+            background = torch.rand(count, 3, generator=generator, device=device)
+        else:
+            white = self._settings.background == "white"
+            background = torch.full((count, 3), float(white), device=device)
+        return origins, directions, rgba[:, :3] * alpha + background * (1.0 - alpha), background
+
+    def state(self) -> dict[str, Tensor]:
+        """The field, its grid, and what a resumed run needs to go on as if never stopped."""
+        state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        state |= {f"field.grid.{name}": value for name, value in self.grid.state().items()}
+        state |= optimiser.state_of(self._optimiser)
+        state["training.generator"] = self._generator.get_state()
+        state["training.counters"] = torch.tensor([self._steps, self._rays])
+        return state
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up ``state()``.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: when it does not fit.
+        """
+        _load(self.field, self.grid, state)
+        optimiser.load_state(self._optimiser, state)
+        self._generator.set_state(state["training.generator"])
+        self._steps, self._rays = state["training.counters"].tolist()
+
+    def validate(self) -> float | None:
+        """PSNR over always the same pixels of a few held-out views, on white, decibels."""
+        if self._held_out is None:
+            return None
+        images = self._held_out
+        cameras = Cameras(images.views, self.field_from_world, self._device)
+        generator = torch.Generator().manual_seed(0)
+        pixel = torch.randint(len(images.pixels), (_VALIDATION_PIXELS,), generator=generator)
+        view = torch.searchsorted(images.offsets, pixel, right=True) - 1
+        place = pixel - images.offsets[view]
+        rgba = images.pixels[pixel].to(torch.float32) / 255.0
+        truth = rgba[:, :3] * rgba[:, 3:] + (1.0 - rgba[:, 3:])
+        view, place = view.to(self._device), place.to(self._device)
+        width = cameras.widths[view]
+        colour = volume.render_points(
+            self.field,
+            self.grid,
+            cameras,
+            view,
+            place % width + 0.5,
+            place // width + 0.5,
+            self._kernels,
+            1.0,
+        )[:, :3]
+        error = torch.nn.functional.mse_loss(colour.cpu(), truth)
+        return -10.0 * float(torch.log10(error.clamp(min=1e-10)))
+
+    def preview(self) -> npt.NDArray[np.uint8]:
+        """[H, W, 3] a held-out view (else the first training view) beside its truth, on white."""
+        images = self._held_out or self._images
+        view = images.views[0]
+        intrinsics = volume.scaled(view.intrinsics, _PREVIEW_SIDE)
+        rendered = volume.render_image(
+            self.field,
+            self.grid,
+            intrinsics,
+            view.world_from_camera,
+            self.field_from_world,
+            self._kernels,
+        )[..., :3]
+        rgba = images.image(0).to(torch.float32) / 255.0
+        truth = rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])
+        truth = torch.nn.functional.interpolate(
+            truth.permute(2, 0, 1)[None], (intrinsics.h, intrinsics.w), mode="area"
+        )[0].permute(1, 2, 0)
+        both = torch.cat([rendered.cpu(), truth], 1)
+        return (both.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
+
+
+def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -> None:
+    prefix, grid_prefix = "field.", "field.grid."
+    grid.load_state(
+        {
+            name.removeprefix(grid_prefix): value
+            for name, value in state.items()
+            if name.startswith(grid_prefix)
+        }
+    )
+    field.load_state_dict(
+        {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix) and not name.startswith(grid_prefix)
+        }
+    )
+
+
+def load_field(
+    settings: TrainingSettings, state: dict[str, Tensor], device: torch.device
+) -> tuple[RadianceField, OccupancyGrid, Kernels]:
+    """A trained field with its occupancy grid, from a checkpoint's tensors.
+
+    Raises:
+        KeyError, ValueError, RuntimeError: when the state does not fit the settings.
+    """
+    kernels = choose(device)
+    field = RadianceField(settings_of_state(settings, state), kernels).to(device)
+    grid = full_grid(RESOLUTION, volume.STEP, device)
+    _load(field, grid, state)
+    return field.eval(), grid, kernels
