@@ -168,7 +168,7 @@ def run_steps(
         try:
             while (status := child.status()) is None:
                 yield look()
-            look()
+            yield look()
         except Cancelled:
             yield from _wind_down(child, grace)
             raise

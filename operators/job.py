@@ -272,11 +272,14 @@ class _Printer:
 
     def __init__(self, label: str):
         self._label = label
+        self._printed: Status | None = None
         self._pending: Status | None = None
         self._phase = ""
         self._last = float("-inf")
 
     def __call__(self, status: Status) -> None:
+        if status == self._printed:
+            return
         phase = re.split(r"[\d:]", status.text, maxsplit=1)[0]
         now = time.monotonic()
         if phase != self._phase:
@@ -284,13 +287,16 @@ class _Printer:
         elif now - self._last < _PRINT_EVERY:
             self._pending = status
             return
-        print(_progress_line(self._label, status), flush=True)
-        self._pending, self._phase, self._last = None, phase, now
+        self._print(status)
+        self._phase, self._last = phase, now
 
     def flush(self) -> None:
         if self._pending is not None:
-            print(_progress_line(self._label, self._pending), flush=True)
-            self._pending = None
+            self._print(self._pending)
+
+    def _print(self, status: Status) -> None:
+        print(_progress_line(self._label, status), flush=True)
+        self._printed, self._pending = status, None
 
 
 def _progress_line(label: str, status: Status) -> str:

@@ -67,6 +67,8 @@ _SUBTYPES = {
     "pixels": {"subtype": "PIXEL"},
     "fraction": {"subtype": "FACTOR"},
 }
+# a path property must say that it may begin with "//"
+BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 _SHOWN_UNITS = {"radians": "degrees"}
 _LARGEST_INT = 2**31 - 1
 

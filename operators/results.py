@@ -27,7 +27,14 @@ _GRACE = 5.0
 def mesh_steps(program: str, output: pathlib.Path, resolution: int) -> Steps[pathlib.Path]:
     """Let the backend extract the run's mesh; returns the file."""
     file = output / folders.MESH
-    arguments = ["mesh", str(_run(output)), "--output", str(file), "--resolution", str(resolution)]
+    arguments = [
+        "mesh",
+        str(run_of(output)),
+        "--output",
+        str(file),
+        "--resolution",
+        str(resolution),
+    ]
     log = protocol.RunFolder(output / folders.RUN).log
     extracting = Status("Extracting the mesh")
     yield extracting
@@ -42,7 +49,7 @@ def sequence_steps(
 
     The frames are ``0001.png`` and on; frames of an earlier sequence are replaced.
     """
-    run = _run(output)
+    run = run_of(output)
     folder = output / folders.SEQUENCE
     names = [f"{index + 1:04d}.png" for index in range(len(views))]
     named = tuple(
@@ -218,7 +225,8 @@ def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
     return image
 
 
-def _run(output: pathlib.Path) -> pathlib.Path:
+def run_of(output: pathlib.Path) -> pathlib.Path:
+    """The run of an output folder; BadInput where no field has been trained."""
     run = protocol.RunFolder(output / folders.RUN)
     if not run.checkpoint.is_file():
         raise BadInput(f"{run.path}: no trained field is there yet; train one first")
@@ -236,13 +244,13 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
         name="File",
         description="A mesh.glb. Empty: the mesh of the scene's run",
         subtype="FILE_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
     )
     output: bpy.props.StringProperty(
         name="Output",
         description="Folder of the run and the results. Empty: the scene's",
         subtype="DIR_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
     )
     extract: bpy.props.BoolProperty(
         name="Extract",
@@ -284,13 +292,13 @@ class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
         name="Output",
         description="Folder of the run and the results. Empty: the scene's",
         subtype="DIR_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
     )
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         settings = knobs.settings_of(context.scene)
         output = folders.existing_output(context.scene, self.output)
-        _run(output)
+        run_of(output)
         views = sequence_views(context, settings)
         program = yield from backend.check_steps()
         folder = yield from sequence_steps(program, output, views)

@@ -148,7 +148,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         name="Output",
         description="Folder of the dataset, the run and the results. Empty: the scene's",
         subtype="DIR_PATH",
-        options={"SKIP_SAVE"},
+        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
     )
     rig: _argument("rig")
     views: _argument("views")
@@ -184,6 +184,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
             views = results.sequence_views(context, settings)
         program = yield from backend.check_steps()
         if self.resume:
+            results.run_of(output)
             source = _source(output, settings.training.field)
         elif settings.training.field == "sdf":
             source = yield from _geometry_steps(context, settings, output)

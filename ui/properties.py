@@ -39,6 +39,7 @@ class NEURAL_FIELDS_PG_settings(bpy.types.PropertyGroup):
         description="Folder of the dataset, the run and the results. Empty: "
         "neural_fields/<file's name> beside the .blend file",
         subtype="DIR_PATH",
+        options=knobs.BLEND_RELATIVE,
     )
     show_rig: bpy.props.BoolProperty(
         name="Show Rig",

@@ -92,7 +92,9 @@ def mesh(arguments: list[str]) -> int:
 def write_glb(path: pathlib.Path, scale: float = 1.0) -> None:
     """A quad of two triangles in the plane y = 2 of Blender's world, with coloured corners."""
     corners = [(0, 2, 0), (1, 2, 0), (1, 2, 3), (0, 2, 3)]
-    positions = b"".join(struct.pack("<3f", scale * x, scale * z, -scale * y) for x, y, z in corners)
+    positions = b"".join(
+        struct.pack("<3f", scale * x, scale * z, -scale * y) for x, y, z in corners
+    )
     colours = bytes([255, 0, 0, 255, 0, 255, 0, 255, 0, 0, 255, 255, 51, 102, 153, 255])
     indices = struct.pack("<6I", 0, 1, 2, 0, 2, 3)
     binary = positions + colours + indices

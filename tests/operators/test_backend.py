@@ -1,0 +1,180 @@
+"""The child process: which Python, what it inherits, how it fails and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import bpy
+import pytest
+from neural_fields.neural_backend.protocol import BadInput
+from neural_fields.operators import backend, folders
+from neural_fields.operators.job import Cancelled, Owner, Status
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    folder = tmp_path / "own"
+    monkeypatch.setattr(folders, "own_folder", lambda name, create=True: folder / name)
+    return folder
+
+
+def result_of(steps):
+    try:
+        while True:
+            next(steps)
+            time.sleep(0.005)
+    except StopIteration as end:
+        return end.value
+
+
+def drive(owner: Owner) -> None:
+    while owner.advance():
+        time.sleep(0.01)
+
+
+def train(tmp_path: pathlib.Path, **options):
+    run = tmp_path / "run"
+    arguments = ["train", "source", "--run", str(run)]
+    look = options.pop("look", lambda: Status("Working"))
+    return backend.run_steps(sys.executable, arguments, run / "log.txt", look, **options)
+
+
+def test_without_a_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(backend.VARIABLE, raising=False)
+    with pytest.raises(BadInput, match=r"Python is not set.*pip install"):
+        backend.python()
+
+
+def test_the_variable_must_name_a_program(fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backend.VARIABLE, "/nowhere/python")
+    with pytest.raises(BadInput, match="NEURAL_FIELDS_PYTHON: /nowhere/python: no such program"):
+        backend.python()
+
+
+def test_a_python_without_torch(fake) -> None:
+    fake.fails("no torch")
+    with pytest.raises(BadInput, match=r"has no 'no_such_torch'; .*pip install"):
+        result_of(backend.check_steps())
+
+
+def test_a_real_python_without_torch(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    program = tmp_path / "bare" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    monkeypatch.setenv(backend.VARIABLE, str(program))
+    monkeypatch.setattr(backend, "_checked", set())
+    with pytest.raises(BadInput, match="pip install") as caught:
+        result_of(backend.check_steps())
+    assert "\n" not in str(caught.value)
+    assert str(program) in str(caught.value)
+
+
+def test_a_program_that_is_no_python(fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backend.VARIABLE, "true" if os.name != "nt" else "hostname")
+    with pytest.raises(BadInput, match="no readable answer"):
+        result_of(backend.check_steps())
+
+
+def test_a_good_python_is_asked_once(fake) -> None:
+    assert result_of(backend.check_steps()) == sys.executable
+    assert result_of(backend.check_steps()) == sys.executable
+    assert fake.commands == ["doctor"]
+
+
+def test_what_the_child_inherits(fake, own, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OCIO", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"):
+        monkeypatch.setenv(name, "of Blender")
+    result_of(backend.check_steps())
+    inherited = json.loads((own / "logs" / "doctor.json").read_text())["environment"]
+    assert not {"OCIO", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"} & set(inherited)
+    assert {"PYTHONNOUSERSITE", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PATH"} <= set(inherited)
+
+
+def test_check_backend_says_what_it_found(fake) -> None:
+    assert bpy.ops.neural_fields.check_backend() == {"FINISHED"}
+
+
+def test_its_own_line_is_the_error(fake, tmp_path) -> None:
+    fake.fails("bad input")
+    with pytest.raises(BadInput) as caught:
+        result_of(train(tmp_path))
+    assert str(caught.value) == "mesh.ply: holds no faces; give a mesh"
+
+
+def test_a_crash_names_its_last_line_and_the_log(fake, tmp_path) -> None:
+    fake.fails("crash")
+    with pytest.raises(BadInput, match="failed with status 1: ZeroDivisionError") as caught:
+        result_of(train(tmp_path))
+    assert str(tmp_path / "run" / "log.txt") in str(caught.value)
+    assert "Traceback" in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals")
+def test_a_killed_child(fake, tmp_path) -> None:
+    fake.fails("killed")
+    with pytest.raises(BadInput, match="killed by signal 9, perhaps for lack of memory"):
+        result_of(train(tmp_path))
+
+
+def test_cancel_waits_for_the_checkpoint_without_blocking(fake, tmp_path) -> None:
+    fake.fails("slow")
+    events = tmp_path / "run" / "events.jsonl"
+    owner = Owner()
+    owner.start("Train", train(tmp_path))
+    while not events.exists() or "progress" not in events.read_text():
+        owner.advance()
+        time.sleep(0.01)
+    before = time.monotonic()
+    owner.cancel()
+    assert time.monotonic() - before < 0.1
+    assert owner.running
+    assert "Cancelling" in owner.status.text
+    with pytest.raises(Cancelled):
+        drive(owner)
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists()
+    assert '"cancelled"' in events.read_text()
+
+
+def children() -> set[int]:
+    """Process ids of this process's children that still run."""
+    found = set()
+    for status in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == os.getpid() and fields[0] != "Z":
+            found.add(int(status.parent.name))
+    return found
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
+@pytest.mark.parametrize("how", ["cancel", "close"])
+def test_a_child_that_does_not_listen_is_killed(fake, tmp_path, monkeypatch, how: str) -> None:
+    monkeypatch.setattr(backend, "_LAST_GRACE", 0.1)
+    fake.fails("deaf")
+    owner = Owner()
+    before = children()
+    owner.start("Train", train(tmp_path, grace=0.1))
+    while not (tmp_path / "run" / "events.jsonl").exists():
+        owner.advance()
+        time.sleep(0.01)
+    assert len(children() - before) == 1
+    if how == "close":
+        owner.close()
+    else:
+        owner.cancel()
+        with pytest.raises(Cancelled):
+            drive(owner)
+    assert children() <= before
+    assert not owner.running
+
+
+def test_a_log_that_cannot_be_written(fake, tmp_path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(BadInput, match="cannot be written"):
+        result_of(train(tmp_path))

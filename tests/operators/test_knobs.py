@@ -1,0 +1,68 @@
+"""Blender's properties say what the dataclasses say."""
+
+from __future__ import annotations
+
+import math
+
+import bpy
+import pytest
+from neural_fields.neural_backend import config
+from neural_fields.neural_backend.protocol import BadInput
+from neural_fields.operators import knobs
+
+
+@pytest.mark.parametrize("name", list(config.GROUPS))
+def test_an_untouched_scene_has_the_defaults(scene: bpy.types.Scene, name: str) -> None:
+    assert getattr(knobs.settings_of(scene), name) == config.GROUPS[name]()
+
+
+def test_every_knob_has_its_range_and_its_unit(scene: bpy.types.Scene) -> None:
+    for name, group in config.GROUPS.items():
+        properties = getattr(scene.neural_fields, name).bl_rna.properties
+        for knob in config.knobs(group):
+            prop = properties[knob.name]
+            assert prop.description.startswith(knob.help)
+            if knob.choices:
+                assert [item.identifier for item in prop.enum_items] == list(knob.choices)
+                assert all(item.name for item in prop.enum_items)
+            elif knob.type in (int, float):
+                assert knob.unit == "" or f"[{knob.unit}]" in prop.description.replace(
+                    "degrees", "radians"
+                )
+                if knob.low is not None:
+                    assert math.isclose(prop.hard_min, knob.low, abs_tol=1e-6)
+                if knob.high is not None:
+                    assert math.isclose(prop.hard_max, knob.high, rel_tol=1e-6)
+
+
+def test_units_that_blender_shows_its_own_way(scene: bpy.types.Scene) -> None:
+    settings = scene.neural_fields
+    assert settings.rig.bl_rna.properties["lowest"].unit == "ROTATION"
+    assert settings.rig.bl_rna.properties["focal_length"].unit == "CAMERA"
+    assert settings.training.bl_rna.properties["max_seconds"].unit == "TIME_ABSOLUTE"
+    assert settings.dataset.bl_rna.properties["resolution"].subtype == "PIXEL"
+
+
+def test_values_are_copied_as_typed(scene: bpy.types.Scene) -> None:
+    settings = scene.neural_fields
+    settings.training.max_seconds = 12.1
+    settings.training.encoding = "positional"
+    settings.rig.lowest = -math.pi / 2  # single precision of it lies below the range
+    copied = knobs.settings_of(scene)
+    settings.training.encoding = "none"
+    assert copied.training.max_seconds == 12.1
+    assert copied.training.encoding == "positional"
+    assert copied.rig.lowest == -math.pi / 2
+
+
+def test_overrides_win(scene: bpy.types.Scene) -> None:
+    scene.neural_fields.rig.views = 20
+    copied = knobs.settings_of(scene, {"rig": {"views": 7}, "result": {"mesh": False}})
+    assert (copied.rig.views, copied.result.mesh, copied.result.sequence) == (7, False, True)
+    with pytest.raises(BadInput, match="rig: views is 1: give at least 3"):
+        knobs.settings_of(scene, {"rig": {"views": 1}})
+
+
+def test_the_collection_comes_along(scene: bpy.types.Scene) -> None:
+    scene.neural_fields.rig.collection = scene.collection.children[0]
+    assert knobs.settings_of(scene).collection == scene.collection.children[0]

@@ -1,0 +1,187 @@
+"""The whole of Train with a backend that only speaks the protocol: order, arguments, ends."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+
+import bpy
+import pytest
+from neural_fields.neural_backend import config, protocol
+from neural_fields.operators import backend, geometry, job, knobs, results, train
+
+
+@pytest.fixture
+def output(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "a rün"
+
+
+def drive(owner: job.Owner) -> None:
+    while owner.advance():
+        time.sleep(0.01)
+
+
+def test_progress_reads_as_a_person_would_say_it() -> None:
+    event = protocol.Progress(7, 0, 45.2, 120.0, 0.1, 75.0, 1.0, 27.34)
+    status = train.progress_status(event)
+    assert status.text == "Training: 45 s of 120 s, 27.3 dB, 1:15 left"
+    assert status.fraction == pytest.approx(45.2 / 120.0)
+    event = protocol.Progress(50, 100, 45.2, 120.0, 0.1, 4000.0)
+    assert train.progress_status(event) == job.Status("Training: step 50 of 100, 1:06:40 left", 0.5)
+
+
+def test_flags_are_what_differs_from_the_defaults() -> None:
+    assert train.arguments_of(config.TrainingSettings()) == []
+    settings = config.TrainingSettings(
+        field="sdf", encoding="basic", max_seconds=8.0, view_direction=False, seed=3
+    )
+    flags = train.arguments_of(settings)
+    assert flags[:4] == ["--field", "sdf", "--encoding", "basic"]
+    assert "--no-view-direction" in flags
+    assert flags[flags.index("--max-seconds") + 1] == "8.0"
+    assert flags[-3:] == ["--seed", "3", "--no-view-direction"]
+
+
+def test_all_of_it(fake, scene, no_renders, output, capsys) -> None:
+    scene.neural_fields.training.seed = 5
+    result = bpy.ops.neural_fields.train(
+        output=str(output), views=12, rig="hemisphere", resolution=64, encoding="positional"
+    )
+    assert result == {"FINISHED"}
+    assert fake.commands == ["doctor", "train", "mesh", "render"]
+    (rig, dataset, collection, folder), *_ = no_renders
+    assert (rig.kind, rig.views, dataset.resolution, collection) == ("hemisphere", 12, 64, None)
+    assert folder == output / "dataset"
+    trained = fake.calls[1]
+    assert trained[1:4] == [str(folder), "--run", str(output / "run")]
+    assert trained[4:] == ["--encoding", "positional", "--seed", "5"]
+    mesh = bpy.data.collections["Neural Fields"].objects[0]
+    assert mesh.name == "a rün"
+    assert [image.name for image in bpy.data.images if image.source == "SEQUENCE"] == ["a rün"]
+    printed = capsys.readouterr().out
+    assert "View 1 of 1" in printed
+    assert "27.3 dB, 0:00 left" in printed
+    assert "Trained for 120 s, 27.3 dB; imported mesh a rün and sequence a rün" in printed
+
+
+def test_only_what_is_asked_for_comes_back(fake, scene, no_renders, output) -> None:
+    scene.neural_fields.result.sequence = False
+    bpy.ops.neural_fields.train(output=str(output))
+    assert fake.commands == ["doctor", "train", "mesh"]
+    bpy.ops.neural_fields.train(output=str(output), results={"SEQUENCE"})
+    assert fake.commands[3:] == ["train", "render"]
+    bpy.ops.neural_fields.train(output=str(output), results=set())
+    assert fake.commands[5:] == ["train"]
+
+
+def test_an_earlier_run_is_kept(fake, scene, no_renders, output) -> None:
+    for _ in range(3):
+        bpy.ops.neural_fields.train(output=str(output), results=set())
+    assert {folder.name for folder in output.glob("run*")} == {"run", "run.1", "run.2"}
+    assert (output / "run.1" / "checkpoint.safetensors").exists()
+
+
+def test_continue_goes_on_in_the_same_run(fake, scene, no_renders, output) -> None:
+    bpy.ops.neural_fields.train(output=str(output), results=set())
+    bpy.ops.neural_fields.train(output=str(output), results=set(), resume=True)
+    assert fake.calls[-1][-1] == "--resume"
+    assert len(no_renders) == 1, "nothing is rendered for it"
+    assert not (output / "run.1").exists()
+    with pytest.raises(RuntimeError, match="no trained field is there yet"):
+        bpy.ops.neural_fields.train(output=str(output) + "2", results=set(), resume=True)
+
+
+def test_sdf_trains_on_the_geometry(fake, scene, no_renders, output, monkeypatch) -> None:
+    written = []
+    monkeypatch.setattr(
+        geometry,
+        "write_mesh",
+        lambda depsgraph, subject, collection, file: written.append((subject, file)),
+    )
+    scene.neural_fields.rig.subject = "selection"
+    bpy.ops.neural_fields.train(output=str(output), field="sdf", results={"MESH"})
+    file = output / "dataset" / "geometry.ply"
+    assert written == [("selection", file)]
+    assert fake.calls[1][1] == str(file)
+    assert no_renders == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("error", "transforms.json: frames: broken; export it again"),
+        ("bad input", "mesh.ply: holds no faces; give a mesh"),
+        ("crash", "ZeroDivisionError"),
+        ("no torch", "has no 'no_such_torch'"),
+        ("no mesh", "the field is empty; train longer"),
+    ],
+)
+def test_a_failure_is_one_line(fake, scene, no_renders, output, fault: str, line: str) -> None:
+    fake.fails(fault)
+    with pytest.raises(RuntimeError, match=line) as caught:
+        bpy.ops.neural_fields.train(output=str(output))
+    assert str(caught.value).strip().count("\n") == 0
+    assert line in job.owner.error
+    assert "Neural Fields" not in bpy.data.collections
+
+
+def test_a_bad_python_is_found_before_anything_is_rendered(
+    fake, scene, no_renders, output, monkeypatch
+) -> None:
+    monkeypatch.delenv(backend.VARIABLE)
+    with pytest.raises(RuntimeError, match="Python is not set"):
+        bpy.ops.neural_fields.train(output=str(output))
+    fake.fails("no torch")
+    monkeypatch.setenv(backend.VARIABLE, "/nowhere")
+    with pytest.raises(RuntimeError, match="no such program"):
+        bpy.ops.neural_fields.train(output=str(output))
+    assert no_renders == []
+
+
+def test_an_unwritable_output(fake, scene, no_renders, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RuntimeError, match=r"cannot be written to .*choose another Output folder"):
+        bpy.ops.neural_fields.train(output=str(tmp_path / "file" / "out"))
+    assert fake.calls == []
+
+
+def test_cancelling_keeps_the_checkpoint(fake, scene, no_renders, output) -> None:
+    fake.fails("slow")
+    settings = config.TrainingSettings()
+    owner = job.Owner()
+    source = output / "dataset"
+    steps = train.training_steps(backend.python(), source, output, settings)
+    owner.start("Train", steps)
+    while not (owner.status.fraction or 0.0) > 0.3:
+        owner.advance()
+        time.sleep(0.01)
+    owner.cancel()
+    with pytest.raises(job.Cancelled):
+        drive(owner)
+    assert (output / "run" / "checkpoint.safetensors").exists()
+    fake.fails("")
+    bpy.ops.neural_fields.import_mesh(output=str(output))
+    assert "a rün" in bpy.data.objects
+
+
+def test_a_generated_rig_s_sequence_needs_something_to_orbit(fake, scene, output) -> None:
+    for item in list(scene.objects):
+        bpy.data.objects.remove(item)
+    with pytest.raises(RuntimeError, match="."):
+        bpy.ops.neural_fields.train(output=str(output), results={"SEQUENCE"})
+    assert "train" not in fake.commands
+
+
+def test_the_sequence_s_cameras(monkeypatch, scene) -> None:
+    asked = []
+    monkeypatch.setattr(results.rig, "camera_is_animated", lambda scene: asked.append("auto"))
+    monkeypatch.setattr(results.rig, "orbit_views", lambda *a: ("orbit", a[3]))
+    monkeypatch.setattr(results.rig, "camera_path_views", lambda *a: "camera")
+    frames = {"result": {"sequence_frames": 9}}
+    context = bpy.context
+    assert results.sequence_views(context, knobs.settings_of(scene, frames)) == ("orbit", 9)
+    assert asked == ["auto"]
+    monkeypatch.setattr(results.rig, "camera_is_animated", lambda scene: True)
+    assert results.sequence_views(context, knobs.settings_of(scene, frames)) == "camera"
+    scene.neural_fields.result.sequence_path = "orbit"
+    assert results.sequence_views(context, knobs.settings_of(scene, frames))[0] == "orbit"
