@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import Callable
 
 from .. import protocol
 
@@ -15,10 +16,14 @@ class Leash:
 
     A line ``cancel`` on standard input, or its end, pulls the leash. Only a pipe is one: a shell's
     terminal, ``/dev/null`` or a closed standard input have nobody at the other end.
+
+    Args:
+        on_pull: called from another thread when it is pulled.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_pull: Callable[[], None] | None = None) -> None:
         self._pulled = threading.Event()
+        self._on_pull = on_pull
         if _is_pipe():
             # a thread, because Windows cannot poll a pipe
             threading.Thread(target=self._watch, name="leash", daemon=True).start()
@@ -30,7 +35,13 @@ class Leash:
                     break
         except (OSError, ValueError):
             pass
+        self.pull()
+
+    def pull(self) -> None:
+        """Pull it from this side, as an interrupt from the keyboard does."""
         self._pulled.set()
+        if self._on_pull:
+            self._on_pull()
 
     @property
     def pulled(self) -> bool:

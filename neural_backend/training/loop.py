@@ -66,9 +66,15 @@ class Training:
         self._step = header.step if header else 0
         self._seconds = header.seconds if header else 0.0
         self._psnr = header.psnr if header else None
+        self._began = self._seconds
         self._loss: torch.Tensor | None = None
         self._samples = 0
         self._reported = (self._seconds, 0)
+
+    @property
+    def samples_per_second(self) -> float:
+        """Mean since this training began or went on."""
+        return self._samples / max(self._seconds - self._began, 1e-9)
 
     @property
     def spent(self) -> float:

@@ -1,0 +1,23 @@
+"""``python -m neural_backend``: see ``command_line`` for what it can do."""
+
+from __future__ import annotations
+
+import sys
+
+from . import doctor
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        from . import command_line
+    except ImportError as error:
+        # without the library that reads the command line, only the doctor can speak
+        if sys.argv[1:2] == ["doctor"]:
+            return doctor.run("--json" in sys.argv)
+        return doctor.refuse(error)
+    return command_line.run(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Triangle meshes out of fields, by marching cubes.
+
+Lorensen and Cline 1987; the topology is Lewiner's (2003), as scikit-image has it. A coarse pass
+finds where the surface is; the fine pass asks the field only there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import skimage.measure
+import torch
+import trimesh
+
+from ..protocol import BadInput
+
+_COARSE = 64  # cells along the unit box's edge
+_BLOCK = 8  # fine cells along a block's edge
+_CHUNK = 1 << 18
+_SMALL = 0.03  # a component's diagonal, beside the largest one's
+_OPAQUE_WITHIN = 1.0 / 64  # of the unit box's edge
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """A field as marching cubes sees it.
+
+    Attributes:
+        value: maps [N, 3] points of the unit box to [N] values, on their device; the inside is
+            where they are above ``level``.
+        level: the surface's value.
+        may_hold: says for [M, 3] centres of cubes of a given half edge, [M], which of them the
+            surface may pass through. What it leaves out is never asked for.
+        device: of the points.
+        cavities: whether closed surfaces around empty space are wanted.
+        advice: what a person can do when there is no surface.
+    """
+
+    value: Callable[[torch.Tensor], torch.Tensor]
+    level: float
+    may_hold: Callable[[torch.Tensor, float], torch.Tensor]
+    device: torch.device
+    cavities: bool
+    advice: str
+
+
+def from_signed_distance(
+    field: Callable[[torch.Tensor], torch.Tensor], device: torch.device
+) -> Volume:
+    """The zero set of a field that maps [N, 3] points of the unit box to [N] signed distances."""
+
+    def may_hold(centres: torch.Tensor, half_edge: float) -> torch.Tensor:
+        # the surface is nearer than the cube's half diagonal; twice, as training is not exact
+        return field(centres).abs() < 2.0 * 3.0**0.5 * half_edge
+
+    return Volume(lambda points: -field(points), 0.0, may_hold, device, True, "train longer")
+
+
+def from_density(
+    density: Callable[[torch.Tensor], torch.Tensor], occupied: torch.Tensor, device: torch.device
+) -> Volume:
+    """Where a radiance field turns opaque.
+
+    The level is the density at which a length of ``_OPAQUE_WITHIN`` lets half of the light
+    through: what is thinner than that and less dense is haze, not a surface.
+
+    Args:
+        density: maps [N, 3] points of the unit box to [N], per field unit of length.
+        occupied: [G, G, G] bool, indexed x, y, z: the cells outside of which it is not asked.
+    """
+    size = len(occupied)
+    grid = occupied.float()[None, None]
+
+    def may_hold(centres: torch.Tensor, half_edge: float) -> torch.Tensor:
+        reach = math.ceil(half_edge * size)
+        held = torch.nn.functional.max_pool3d(grid, 2 * reach + 1, stride=1, padding=reach)[0, 0]
+        cell = (centres * size).long().clamp(0, size - 1)
+        return held[cell[:, 0], cell[:, 1], cell[:, 2]] > 0.0
+
+    def value(points: torch.Tensor) -> torch.Tensor:
+        cell = (points * size).long().clamp(0, size - 1)
+        inside = occupied[cell[:, 0], cell[:, 1], cell[:, 2]]
+        values = torch.zeros(len(points), device=points.device)
+        values[inside] = density(points[inside]).clamp(max=2.0 * level)
+        return values
+
+    level = math.log(2.0) / _OPAQUE_WITHIN
+    return Volume(value, level, may_hold, device, False, "train longer")
+
+
+@torch.no_grad()
+def extract(volume: Volume, resolution: int) -> tuple[npt.NDArray, npt.NDArray]:
+    """Extract the surface of ``volume`` in the unit box.
+
+    Where the surface leaves the unit box it is closed along the box's wall. Components that are
+    small beside the whole are dropped: floaters.
+
+    Args:
+        resolution: cells along the longest side of the surface.
+
+    Returns:
+        [M, 3] vertices, float64, in the unit box, and [K, 3] faces, counter-clockwise seen from
+        outside.
+
+    Raises:
+        BadInput: there is no surface.
+    """
+    low, high = _occupied(volume)
+    cell = float((high - low).max()) / resolution
+    # a margin, as the coarse pass sees no more than its cells; one layer further out is sealed
+    low, high = (low - 2.0 * cell).clip(0.0, 1.0), (high + 2.0 * cell).clip(0.0, 1.0)
+    blocks = np.ceil((high - low) / (cell * _BLOCK) - 1e-9).astype(int).clip(1)
+    values = _sample(volume, low, cell, blocks)
+    if not (values > volume.level).any():
+        raise _no_surface(volume)
+    vertices, faces, _, _ = skimage.measure.marching_cubes(
+        values, volume.level, gradient_direction="ascent", allow_degenerate=False
+    )
+    # what lies beyond the box was sealed one layer out: back onto its wall
+    vertices = ((vertices.astype(np.float64) - 1.0) * cell + low).clip(0.0, 1.0)
+    return _without_small(vertices, faces.astype(np.int64), volume)
+
+
+def _no_surface(volume: Volume) -> BadInput:
+    return BadInput(f"the field has no surface inside its bounds; {volume.advice}")
+
+
+def _grid(low: npt.NDArray, cell: float, counts: npt.NDArray) -> npt.NDArray:
+    """[counts..., 3] lattice points from ``low`` on, ``cell`` apart."""
+    axes = [low[axis] + cell * np.arange(counts[axis]) for axis in range(3)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+
+def _ask(
+    function: Callable[[torch.Tensor], torch.Tensor], points: npt.NDArray, device: torch.device
+) -> npt.NDArray:
+    flat = torch.from_numpy(points.reshape(-1, 3).astype(np.float32))
+    parts = [function(part.to(device)).cpu() for part in flat.split(_CHUNK)]
+    return torch.cat(parts).numpy().reshape(points.shape[:-1])
+
+
+def _occupied(volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
+    """[3], [3] corners of the box of all coarse cells that the surface may pass through."""
+    cell = 1.0 / _COARSE
+    centres = _grid(np.full(3, cell / 2), cell, np.full(3, _COARSE))
+    held = _ask(lambda points: volume.may_hold(points, cell / 2), centres, volume.device)
+    if not held.any():
+        raise _no_surface(volume)
+    inside = np.argwhere(held)
+    return inside.min(axis=0) * cell, (inside.max(axis=0) + 1) * cell
+
+
+def _sample(
+    volume: Volume, low: npt.NDArray, cell: float, blocks: npt.NDArray
+) -> npt.NDArray[np.float32]:
+    """Values at the lattice points of ``blocks``, sealed by one layer of outside all around.
+
+    Blocks that cannot hold the surface are filled with the value at their centre.
+    """
+    edge = cell * _BLOCK
+    centres = _grid(low + edge / 2, edge, blocks)
+    held = _ask(lambda points: volume.may_hold(points, edge / 2), centres, volume.device)
+    inside = _ask(volume.value, centres, volume.device) > volume.level
+    counts = blocks * _BLOCK
+    reach = max(abs(volume.level), edge)
+    outside = np.float32(volume.level - reach)
+    values = np.full(counts + 2, outside, dtype=np.float32)
+    core = values[1:-1, 1:-1, 1:-1]
+    filled = np.where(inside, np.float32(volume.level + reach), outside)
+    for axis in range(3):
+        filled = filled.repeat(_BLOCK, axis=axis)
+    core[...] = filled
+    del filled
+    within = _grid(np.zeros(3), 1.0, np.full(3, _BLOCK)).reshape(-1, 3).astype(int)
+    held_blocks = np.argwhere(held)
+    for part in np.array_split(held_blocks, max(1, len(held_blocks) * _BLOCK**3 // (4 * _CHUNK))):
+        index = (part[:, None] * _BLOCK + within).reshape(-1, 3)
+        points = low + cell * index
+        asked = _ask(volume.value, points.clip(0.0, 1.0), volume.device)
+        asked[(points > 1.0 + 1e-6).any(axis=1)] = outside
+        core[tuple(index.T)] = asked
+    return values
+
+
+def _without_small(
+    vertices: npt.NDArray, faces: npt.NDArray, volume: Volume
+) -> tuple[npt.NDArray, npt.NDArray]:
+    """Drop components that are small beside the whole and, if so wished, cavities."""
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2)
+    label = trimesh.graph.connected_component_labels(edges, len(vertices))
+    count = int(label.max()) + 1
+    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
+    np.minimum.at(low, label, vertices)
+    np.maximum.at(high, label, vertices)
+    size = np.linalg.norm(high - low, axis=1)
+    keep = size >= _SMALL * size.max()
+    if not volume.cavities:
+        corner = vertices[faces]
+        six_volumes = (corner[:, 0] * np.cross(corner[:, 1], corner[:, 2])).sum(axis=1)
+        keep &= np.bincount(label[faces[:, 0]], six_volumes, count) > 0.0
+    if not keep.any():
+        raise _no_surface(volume)
+    kept = keep[label]
+    renumber = np.cumsum(kept) - 1
+    return vertices[kept], renumber[faces[kept[faces[:, 0]]]]
+
+
+def vertex_normals(vertices: npt.NDArray, faces: npt.NDArray) -> npt.NDArray:
+    """[M, 3] unit normals of the vertices: the mean of the faces around, weighted by area."""
+    corner = vertices[faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    index = faces.ravel()
+    total = np.stack(
+        [np.bincount(index, normal[:, axis].repeat(3), len(vertices)) for axis in range(3)], axis=1
+    )
+    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-300)

@@ -1,0 +1,58 @@
+"""Image sequences: one picture a camera."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+import imageio.v3
+import numpy as np
+import numpy.typing as npt
+
+from ..dataset.transforms import View
+from ..protocol import BadInput, write_whole
+
+Render = Callable[[View], npt.NDArray]
+
+
+def names(views: Iterable[View]) -> list[str]:
+    """File names for the views' pictures: their own if these are plain and
+    differ, else numbers."""
+    views = list(views)
+    stems = [pathlib.PurePosixPath(view.file.replace("\\", "/")).stem for view in views]
+    plain = all(re.fullmatch(r"\w[\w .-]*", stem) for stem in stems)
+    if not plain or len({stem.lower() for stem in stems}) < len(stems):
+        stems = [f"{index + 1:04d}" for index in range(len(views))]
+    return [f"{stem}.png" for stem in stems]
+
+
+def write(
+    folder: str | os.PathLike[str], views: Iterable[View], render: Render
+) -> Iterator[pathlib.Path]:
+    """Render each view into a PNG of ``folder``; yields each file once it stands there.
+
+    Args:
+        render: maps a view to [H, W, 4] sRGB and straight alpha in [0, 1].
+
+    Raises:
+        BadInput: the folder or a file cannot be written.
+    """
+    views = list(views)
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for view, name in zip(views, names(views), strict=True):
+            picture = render(view)
+            pixels = np.round(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
+            write_whole(folder / name, _writer(pixels))
+            yield folder / name
+    except OSError as error:
+        raise BadInput(
+            f"{folder}: cannot be written ({error}); free some space or choose another folder"
+        ) from None
+
+
+def _writer(pixels: npt.NDArray[np.uint8]) -> Callable[[pathlib.Path], None]:
+    return lambda beside: imageio.v3.imwrite(beside, pixels)

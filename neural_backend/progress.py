@@ -1,0 +1,72 @@
+"""Progress bars on standard error, for people. Programs read a run's events instead."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any, Self, TypeVar
+
+import tqdm
+
+from . import protocol
+
+Item = TypeVar("Item")
+_LOG_EVERY = 10.0  # seconds, where nobody watches
+
+
+def _options() -> dict[str, Any]:
+    # not every console can show tqdm's blocks
+    every = 0.1 if sys.stderr.isatty() else _LOG_EVERY
+    return {"ascii": True, "mininterval": every, "maxinterval": every, "file": sys.stderr}
+
+
+def over(items: Iterable[Item], count: int, what: str) -> Iterator[Item]:
+    """Pass items on with a bar that counts them."""
+    return iter(tqdm.tqdm(items, desc=what, total=count, **_options()))
+
+
+class CountingBar:
+    """Shows how many of how many are done; call it with both."""
+
+    def __init__(self, what: str) -> None:
+        self._bar = tqdm.tqdm(desc=what, **_options())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bar.close()
+
+    def __call__(self, done: int, of: int) -> None:
+        self._bar.total = of
+        self._bar.update(done - self._bar.n)
+
+
+class TrainingBar:
+    """Shows a training's events; call it with each."""
+
+    def __init__(self) -> None:
+        form = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+        self._bar = tqdm.tqdm(total=1.0, desc="training", bar_format=form, **_options())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bar.close()
+
+    def __call__(self, event: protocol.Event) -> None:
+        if isinstance(event, protocol.Progress):
+            self._bar.n = event.seconds / max(event.seconds + event.eta, 1e-9)
+            said = f"step {event.step}, loss {event.loss:.3g}"
+            if event.psnr is not None:
+                said += f", {event.psnr:.1f} dB"
+            self._bar.set_postfix_str(said, refresh=False)
+            self._bar.update(0.0)
+        elif isinstance(event, protocol.Warning):
+            self._bar.write(f"warning: {event.message}", file=sys.stderr)
+        elif isinstance(event, protocol.Done):
+            psnr = "" if event.psnr is None else f", {event.psnr:.2f} dB"
+            self._bar.write(
+                f"{event.reason}: step {event.step}, {event.seconds:.1f} s{psnr}", file=sys.stderr
+            )

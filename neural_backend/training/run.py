@@ -1,0 +1,432 @@
+"""Runs: training one from its settings, and opening one that was trained."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import pathlib
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .. import config, devices, kernels, protocol
+from ..config import TrainingSettings
+from ..dataset import images, transforms
+from ..fields.encodings import settings_of_state
+from ..protocol import BadInput, Event, RunFolder
+from ..sampling.occupancy import OccupancyGrid
+from . import checkpoint, nerf, sdf
+from .leash import Leash
+from .loop import Training
+from .run_config import RunConfig, first_line, read_config, write_config
+from .task import Task
+
+MODEL = (
+    "field",
+    "encoding",
+    "activation",
+    "view_direction",
+    "levels",
+    "features",
+    "log2_table_size",
+    "coarsest",
+    "finest",
+    "frequencies",
+    "sigma",
+    "hidden_layers",
+    "width",
+)
+"""The settings that shape the field: weights fit no other values of them."""
+
+_OTHER_FOLDER = "free some space or choose another folder"
+
+
+@contextlib.contextmanager
+def _locked(run: RunFolder) -> Iterator[None]:
+    """Make the run's folder and keep other trainings out of it.
+
+    Raises:
+        BadInput: it cannot be made or written, or another training has it.
+    """
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        # the system takes the lock away when the process ends, however it ends
+        file = open(run.path / ".lock", "a")  # noqa: SIM115
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
+    with file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # some network drives know no locks: then there is none
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise BadInput(
+                    f"{run.path}: run: another training writes into it; wait for its end or "
+                    "choose another folder"
+                ) from None
+        yield
+
+
+class _Journal:
+    """Takes a run's events; those that come before the run's file is ready wait for it."""
+
+    def __init__(self, run: RunFolder, show: Callable[[Event], None]):
+        self._write = protocol.EventWriter(run.events)
+        self._show = show
+        self._waiting: list[Event] | None = []
+
+    def __call__(self, event: Event) -> None:
+        self._show(event)
+        if self._waiting is not None:
+            self._waiting.append(event)
+            return
+        try:
+            self._write(event)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadInput(
+                f"{self._write.path}: cannot be written ({reason}); {_OTHER_FOLDER}, then "
+                "continue with --resume"
+            ) from None
+
+    def ready(self) -> None:
+        waiting, self._waiting = self._waiting or [], None
+        for event in waiting:
+            self._write(event)
+
+    def fail(self, line: str) -> None:
+        """Note an error: what is wrong and, behind the last semicolon, what to do."""
+        message, _, hint = line.rpartition("; ")
+        event = protocol.Error(message, hint) if message else protocol.Error(hint)
+        with contextlib.suppress(OSError, BadInput):
+            self.ready()
+            self(event)
+
+
+def train(
+    source: str | os.PathLike[str],
+    run_path: str | os.PathLike[str],
+    settings: TrainingSettings,
+    resume: bool = False,
+    init: str | os.PathLike[str] | None = None,
+    show: Callable[[Event], None] = lambda event: None,
+) -> dict[str, Any]:
+    """Train a field into a run folder; returns what ``metrics.json`` then holds.
+
+    A finished run in the folder is kept: its files move to ``<folder>.1``, ``.2``, ...
+
+    Args:
+        source: a dataset's folder or json (nerf), a mesh file (sdf).
+        resume: go on from the run's checkpoint.
+        init: a run whose weights the training starts from.
+        show: gets each event too.
+
+    Raises:
+        BadInput: in one line, also in the run's events.
+    """
+    problem = config.check(settings)
+    if problem:
+        raise BadInput(problem)
+    run = RunFolder(os.path.abspath(run_path))
+    with _locked(run):
+        journal = _Journal(run, show)
+        try:
+            with told_if_out_of_memory():
+                path = pathlib.Path(os.path.abspath(source))
+                return _train(path, run, settings, resume, init, journal)
+        except BadInput as error:
+            journal.fail(str(error))
+            raise
+        except Exception as error:
+            journal.fail(f"{type(error).__name__}: {first_line(error)}; see {run.log}")
+            with contextlib.suppress(OSError), open(run.log, "a", encoding="utf-8") as log:
+                traceback.print_exc(file=log)
+            raise
+
+
+@contextlib.contextmanager
+def told_if_out_of_memory() -> Iterator[None]:
+    """Turn what each device raises when its memory is full into one line.
+
+    Raises:
+        BadInput: it is full.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        on_device = isinstance(error, torch.cuda.OutOfMemoryError) or "MPS backend out of" in text
+        if on_device or isinstance(error, MemoryError) or "can't allocate memory" in text:
+            where = "the device's memory" if on_device else "the memory"
+            raise BadInput(
+                f"{where} is full; lower --batch or --log2-table-size (train), --resolution "
+                "(mesh), or use fewer or smaller views"
+            ) from None
+        raise
+
+
+def _train(
+    source: pathlib.Path,
+    run: RunFolder,
+    settings: TrainingSettings,
+    resume: bool,
+    init: str | os.PathLike[str] | None,
+    emit: _Journal,
+) -> dict[str, Any]:
+    leash = Leash()
+    device = devices.choose(settings.device)
+    header, state = None, {}
+    if resume:
+        state, header = _to_resume(run, settings, emit)
+    elif init is not None:
+        state = _to_start_from(RunFolder(init), settings)
+    torch.manual_seed(settings.seed)
+    task = _task(settings_of_state(settings, state), source, device, emit)
+    try:
+        if header is not None:
+            task.load_state(state)
+        elif state:
+            task.field.load_state_dict(field_state(state))
+    except (KeyError, ValueError, RuntimeError) as error:
+        which = run.checkpoint if header is not None else RunFolder(init or "").checkpoint
+        raise BadInput(
+            f"{which}: does not fit its config.json ({first_line(error)}); train again"
+        ) from None
+    try:
+        if header is None:
+            _set_aside(run)
+        elif not np.allclose(task.field_from_world, read_config(run).field_from_world):
+            raise BadInput(
+                f"{source}: its bounds are not those that {run.path} was trained on; train "
+                "without --resume"
+            )
+        write_config(run, RunConfig(source, settings, task.field_from_world))
+        emit.ready()
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
+    parameters = sum(parameter.numel() for parameter in task.field.parameters())
+    emit(
+        protocol.Started(
+            settings.field,
+            device.type,
+            kernels.choose(device).name,
+            parameters,
+            task.views,
+            header.step if header else 0,
+        )
+    )
+    training = Training(task, settings, run, emit, header)
+    with _interrupts_pull(leash):
+        done = training.run_until(leash)
+    metrics = {
+        "psnr": done.psnr,
+        "seconds": done.seconds,
+        "steps": done.step,
+        "samples_per_second": training.samples_per_second,
+        "parameters": parameters,
+    }
+    protocol.write_json(run.metrics, metrics)
+    emit(done)
+    return metrics
+
+
+def _task(
+    settings: TrainingSettings,
+    source: pathlib.Path,
+    device: torch.device,
+    emit: Callable[[Event], None],
+) -> Task:
+    if settings.field == "sdf":
+        return sdf.SdfTask(settings, source, device, emit)
+    dataset = transforms.read(source, images.image_size)
+    return nerf.NerfTask(settings, dataset, device, emit)
+
+
+def _to_resume(
+    run: RunFolder, settings: TrainingSettings, emit: Callable[[Event], None]
+) -> tuple[dict[str, torch.Tensor], checkpoint.Header | None]:
+    """The state to go on from; nothing where the run was ended before its first checkpoint."""
+    before = read_config(run)
+    _same_model(run, before.settings, settings)
+    if not run.checkpoint.exists():
+        emit(
+            protocol.Warning(
+                f"{run.path}: the run had no checkpoint yet; training starts from the beginning"
+            )
+        )
+        return {}, None
+    state, header = checkpoint.load(run.checkpoint)
+    steps, seconds = settings.max_steps, settings.max_seconds
+    if header.seconds >= seconds or (steps and header.step >= steps):
+        raise BadInput(
+            f"{run.path}: resume: the run is finished ({header.seconds:.0f} s, {header.step} "
+            "steps); raise --max-seconds (or --max-steps) above that to train it further"
+        )
+    return state, header
+
+
+def _to_start_from(run: RunFolder, settings: TrainingSettings) -> dict[str, torch.Tensor]:
+    _same_model(run, read_config(run).settings, settings)
+    return checkpoint.load(run.checkpoint)[0]
+
+
+def _same_model(run: RunFolder, before: TrainingSettings, now: TrainingSettings) -> None:
+    for name in MODEL:
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
+            flag = name.replace("_", "-")
+            raise BadInput(
+                f"{run.config}: {name}: the run has {old}, not {new}; give --{flag} {old}, or "
+                "train a new run"
+            )
+
+
+def _set_aside(run: RunFolder) -> None:
+    """Move a finished run's files to a folder beside; clear away one that never got that far.
+
+    The log stays: whoever started this process may be writing it.
+
+    Raises:
+        OSError: a file cannot be moved.
+    """
+    files = (run.config, run.events, run.preview, run.metrics, run.checkpoint)
+    if not run.checkpoint.exists():
+        for file in files:
+            file.unlink(missing_ok=True)
+        return
+    number = 1
+    while (kept := run.path.with_name(f"{run.path.name}.{number}")).exists():
+        number += 1
+    kept.mkdir()
+    for file in files:
+        if file.exists():
+            file.rename(kept / file.name)
+
+
+@contextlib.contextmanager
+def _interrupts_pull(leash: Leash) -> Iterator[None]:
+    """The first Ctrl-C, or a request to terminate, ends the training with a checkpoint."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+
+    def pull(number: int, frame: Any) -> None:
+        leash.pull()
+        # the second one ends the process at once
+        signal.signal(number, before[signal.Signals(number)])
+
+    for each in before:
+        signal.signal(each, pull)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def field_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The field's own weights out of a checkpoint's tensors."""
+    return {
+        name.removeprefix("field."): value
+        for name, value in state.items()
+        if name.startswith("field.") and not name.startswith("field.grid.")
+    }
+
+
+def _check_size(settings: TrainingSettings, state: dict[str, torch.Tensor]) -> None:
+    """Make sure that no field is built which is much larger than what the checkpoint holds.
+
+    Raises:
+        KeyError, ValueError: the settings and the state contradict each other.
+    """
+    settings = settings_of_state(settings, state)
+    problem = config.check(settings)
+    if problem:
+        raise ValueError(problem)
+    if settings.encoding == "hash":
+        finest = max(settings.coarsest, settings.finest)
+        grid = kernels.hash_grid(
+            settings.levels, settings.coarsest, finest, settings.log2_table_size
+        )
+        if state["field.encoding.table"].shape != (grid.entries, settings.features):
+            raise ValueError("the hash table has another size")
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenRun:
+    """A trained run.
+
+    Attributes:
+        settings: of its training.
+        source: what it was trained on; it may be gone.
+        field_from_world: [4, 4].
+        field: the trained field.
+        grid: of a nerf, what of the unit box is occupied.
+        kernels: that the field was opened with.
+        header: of its checkpoint.
+    """
+
+    path: pathlib.Path
+    settings: TrainingSettings
+    source: pathlib.Path
+    field_from_world: npt.NDArray[np.float64]
+    field: torch.nn.Module
+    grid: OccupancyGrid | None
+    kernels: kernels.Kernels
+    device: torch.device
+    header: checkpoint.Header
+
+
+def open_run(path: str | os.PathLike[str]) -> OpenRun:
+    """Open a run with its trained field, on the best device there is.
+
+    Raises:
+        BadInput: it is no run, has no checkpoint, or a file of it is damaged.
+    """
+    run = RunFolder(path)
+    opened = read_config(run)
+    state, header = checkpoint.load(run.checkpoint)
+    device = devices.choose("auto")
+    grid: OccupancyGrid | None = None
+    try:
+        _check_size(opened.settings, state)
+        with told_if_out_of_memory():
+            if opened.settings.field == "sdf":
+                field: torch.nn.Module = sdf.load_field(opened.settings, state, device)
+                used = kernels.choose(device)
+            else:
+                field, grid, used = nerf.load_field(opened.settings, state, device)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise BadInput(
+            f"{run.checkpoint}: does not fit {run.config} ({first_line(error)}); train again"
+        ) from None
+    return OpenRun(
+        run.path,
+        opened.settings,
+        opened.source,
+        opened.field_from_world,
+        field,
+        grid,
+        used,
+        device,
+        header,
+    )

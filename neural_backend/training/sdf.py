@@ -1,0 +1,187 @@
+"""The task ``sdf``: a signed distance field from a mesh."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .. import kernels
+from ..config import TrainingSettings
+from ..dataset.transforms import field_from_bounds
+from ..extraction import mesh_file
+from ..fields.encodings import settings_of_state
+from ..fields.signed_distance import SignedDistanceField
+from ..protocol import Event, Warning
+from ..rendering import sphere_tracing
+from ..sampling.surface import MeshDistance, SurfaceSampler, logistic
+from . import optimiser
+from .task import Step
+
+_CPU_BATCH, _GPU_BATCH = 1 << 14, 1 << 18
+_CPU_POOL, _GPU_POOL = 1 << 18, 1 << 20
+_FRESH = 512  # samples of the pool that a step replaces
+_NEAR = 30.0 / 1024.0  # largest scale of the noise, field units
+_PREVIEW = 200  # pixels
+_HASH_RATE, _FOURIER_RATE = 1e-2, 1e-3
+_DECAY = 0.01
+
+
+class Reference:
+    """The mesh that a field is trained on or compared with, in the unit box.
+
+    Attributes:
+        field_from_world: [4, 4].
+        vertices: [M, 3] in the unit box.
+        faces: [K, 3], counter-clockwise seen from outside.
+        distance: signed distance to them.
+        warnings: what is doubtful about the mesh.
+    """
+
+    def __init__(self, path: pathlib.Path, field_from_world: npt.NDArray | None = None):
+        mesh = mesh_file.read(path)
+        if field_from_world is None:
+            field_from_world = field_from_bounds(np.asarray(mesh.bounds))
+        self.field_from_world = field_from_world
+        world = np.asarray(mesh.vertices)
+        self.vertices = world @ field_from_world[:3, :3].T + field_from_world[:3, 3]
+        self.faces = np.asarray(mesh.faces, dtype=np.int64)
+        self.distance = MeshDistance(self.vertices, self.faces)
+        self.warnings: list[str] = []
+        points = np.random.default_rng(0).random((1 << 14, 3))
+        winding = self.distance.winding_number(points)
+        inside, reversed_inside = (winding > 0.5).mean(), (winding < -0.5).mean()
+        if reversed_inside > inside:
+            self.warnings.append(f"{path}: its faces point inwards; they are turned around")
+            self.faces = np.ascontiguousarray(self.faces[:, ::-1])
+            self.distance = MeshDistance(self.vertices, self.faces)
+            inside = reversed_inside
+        if inside < 1e-4:
+            self.warnings.append(
+                f"{path}: its faces enclose hardly any space, so the field has hardly an inside"
+            )
+
+
+class SdfTask:
+    """Learns the signed distance to a mesh; see ``task.Task``.
+
+    Samples as in Müller et al. 2022: half on the surface, 3/8 near it, 1/8 anywhere in the unit
+    box, with the mean absolute percentage error as loss. The distances of the two latter parts
+    come from a pool, a little of which is replaced in each step.
+
+    Args:
+        settings: of the run.
+        source: the mesh file.
+        device: where the field trains.
+        emit: gets warnings about the mesh.
+    """
+
+    views = 0
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        source: pathlib.Path,
+        device: torch.device,
+        emit: Callable[[Event], None],
+    ):
+        reference = Reference(source)
+        for message in reference.warnings:
+            emit(Warning(message))
+        self.field_from_world = reference.field_from_world
+        self._distance = reference.distance
+        self._device = device
+        self.field = SignedDistanceField(settings, kernels.choose(device)).to(device)
+        self._sampler = SurfaceSampler(reference.vertices, reference.faces, device)
+        self._generator = torch.Generator(device).manual_seed(settings.seed)
+        self._host_generator = torch.Generator().manual_seed(settings.seed)
+        on_cpu = device.type == "cpu"
+        self._batch = settings.batch or (_CPU_BATCH if on_cpu else _GPU_BATCH)
+        self._pool, self._pool_distance = self._measure(_CPU_POOL if on_cpu else _GPU_POOL)
+        self._next = 0
+        usual = _HASH_RATE if settings.encoding == "hash" else _FOURIER_RATE
+        self._rate = settings.learning_rate or usual
+        self._optimiser = torch.optim.Adam(
+            self.field.parameters(), lr=self._rate, betas=(0.9, 0.99), eps=1e-15
+        )
+
+    def _measure(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """[count, 3] points near the surface and, one in four, anywhere; [count] distances."""
+        near = self._sampler(count - count // 4, self._generator).cpu()
+        # at all scales: what is close teaches the surface, what is further off the sign
+        scale = _NEAR * torch.rand(len(near), 1, generator=self._host_generator) ** 3
+        near += scale * logistic(tuple(near.shape), self._host_generator)
+        anywhere = torch.rand(count // 4, 3, generator=self._host_generator)
+        points = torch.cat([near, anywhere])
+        # in any order, so that each part of the pool has both
+        points = points[torch.randperm(count, generator=self._host_generator)].clamp(0.0, 1.0)
+        distance = torch.from_numpy(self._distance(points.numpy())).float()
+        return points.to(self._device), distance.to(self._device)
+
+    def _refresh(self) -> None:
+        points, distance = self._measure(_FRESH)
+        end = self._next + _FRESH
+        self._pool[self._next : end] = points
+        self._pool_distance[self._next : end] = distance
+        self._next = end % len(self._pool)
+
+    def step(self, progress: float) -> Step:
+        self._refresh()
+        on_surface = self._sampler(self._batch // 2, self._generator)
+        choice = torch.randint(
+            len(self._pool),
+            (self._batch - len(on_surface),),
+            generator=self._generator,
+            device=self._device,
+        )
+        points = torch.cat([on_surface, self._pool[choice]])
+        wanted = torch.cat([points.new_zeros(len(on_surface)), self._pool_distance[choice]])
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._rate * _DECAY**progress
+        loss = ((self.field(points) - wanted).abs() / (wanted.abs() + 0.01)).mean()
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimiser.step()
+        return Step(loss.detach(), len(points))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        field = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        return field | optimiser.state_of(self._optimiser)
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        _load(self.field, state)
+        optimiser.load_state(self._optimiser, state)
+
+    def validate(self) -> float | None:
+        return None
+
+    def preview(self) -> npt.NDArray[np.uint8]:
+        pixels = sphere_tracing.portrait(self.field, _PREVIEW, self._device)
+        return np.round(255.0 * pixels).astype(np.uint8)
+
+
+def _load(field: SignedDistanceField, state: dict[str, torch.Tensor]) -> None:
+    prefix = "field."
+    field.load_state_dict(
+        {
+            name.removeprefix(prefix): value
+            for name, value in state.items()
+            if name.startswith(prefix)
+        }
+    )
+
+
+def load_field(
+    settings: TrainingSettings, state: dict[str, torch.Tensor], device: torch.device
+) -> SignedDistanceField:
+    """A trained field, from a checkpoint's tensors.
+
+    Raises:
+        KeyError, ValueError, RuntimeError: when the state does not fit the settings.
+    """
+    field = SignedDistanceField(settings_of_state(settings, state), kernels.choose(device))
+    _load(field, state)
+    return field.to(device).eval()
