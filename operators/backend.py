@@ -246,7 +246,7 @@ def doctor_steps(program: str) -> Steps[dict[str, Any]]:
         finally:
             child.end()
     if status != protocol.EXIT_DONE:
-        raise BadInput(f"{program}: {_complaint(log, status)}; {how_to_install()}")
+        raise BadInput(f"{program}: {_complaint(log, status)}")
     try:
         report = json.loads(answer.read_text(encoding="utf-8"))
     except ValueError:
@@ -256,9 +256,9 @@ def doctor_steps(program: str) -> Steps[dict[str, Any]]:
 
 def _complaint(log: pathlib.Path, status: int) -> str:
     last = last_line(log)
-    if "No module named" in last:
-        return f"has no {last.rpartition(' ')[2]}"
-    return last or f"failed with status {status}"
+    if status == protocol.EXIT_BAD_INPUT and last:
+        return last  # the doctor has named the mend
+    return f"{last or f'failed with status {status}'}; {how_to_install()}"
 
 
 class NEURAL_FIELDS_OT_check_backend(JobOperator, bpy.types.Operator):
@@ -269,8 +269,9 @@ class NEURAL_FIELDS_OT_check_backend(JobOperator, bpy.types.Operator):
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         report = yield from doctor_steps(python())
-        plain = (f"{name} {value}" for name, value in report.items() if isinstance(value, str))
-        return f"The backend is ready: {', '.join(plain)}"
+        torch = report.get("packages", {}).get("torch", "")
+        device = report.get("device_name", "")
+        return f"The backend is ready: Python {report.get('python')}, torch {torch}, {device}"
 
 
 CLASSES = (NEURAL_FIELDS_OT_check_backend,)

@@ -11,8 +11,6 @@ import sys
 import bpy
 import numpy as np
 import pytest
-from neural_fields.neural_backend.dataset import transforms
-from neural_fields.operators import backend, dataset, job, results
 
 SCRIPT = pathlib.Path(__file__).with_name("fake_backend.py")
 
@@ -23,6 +21,8 @@ class Fake:
     def __init__(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
         self._calls = folder / "calls.jsonl"
         self._monkeypatch = monkeypatch
+        from neural_fields.operators import backend
+
         package = folder / "a folder with ünïcode" / "neural_backend"
         package.mkdir(parents=True)
         shutil.copy(SCRIPT, package / "__main__.py")
@@ -51,18 +51,23 @@ class Fake:
 
 
 @pytest.fixture
-def fake(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
+def fake(registered, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return Fake(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def scene() -> bpy.types.Scene:
+def start_scene(registered) -> bpy.types.Scene:
+    """The scene that Blender starts with: a cube, a camera and a light."""
+    from neural_fields.operators import job
+
     bpy.ops.wm.read_factory_settings(use_empty=False)
     job.owner.error = job.owner.message = ""
     return bpy.context.scene
 
 
-def view(index: int) -> transforms.View:
+def view(index: int):
+    from neural_fields.neural_backend.dataset import transforms
+
     intrinsics = transforms.Intrinsics(64, 64, 80.0, 80.0, 32.0, 32.0)
     pose = np.eye(4)
     pose[2, 3] = 4.0 + index
@@ -72,6 +77,9 @@ def view(index: int) -> transforms.View:
 @pytest.fixture
 def no_renders(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Exports and orbits are instant; the list has the arguments of each export."""
+    from neural_fields.neural_backend.dataset import transforms
+    from neural_fields.operators import dataset, job, results
+
     exports = []
 
     def export_steps(context, rig, settings, collection, folder):

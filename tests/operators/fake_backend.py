@@ -25,8 +25,10 @@ def main() -> int:
 
 def doctor(arguments: list[str]) -> int:
     if FAULT == "no torch":
-        import no_such_torch  # noqa: F401
-    print(json.dumps({"torch": "0.0", "device": "cpu", "environment": sorted(os.environ)}))
+        print("torch: not installed in this Python; run pip install torch", file=sys.stderr)
+        return 2
+    report = {"python": "3.11", "packages": {"torch": "0.0"}, "device_name": "a CPU"}
+    print(json.dumps(report | {"environment": sorted(os.environ)}))
     return 0
 
 

@@ -12,7 +12,7 @@ from neural_fields.operators import folders
 
 
 @pytest.fixture
-def saved(scene: bpy.types.Scene, tmp_path: pathlib.Path) -> pathlib.Path:
+def saved(start_scene: bpy.types.Scene, tmp_path: pathlib.Path) -> pathlib.Path:
     path = tmp_path / "my scene.blend"
     bpy.ops.wm.save_as_mainfile(filepath=str(path))
     return path
@@ -26,11 +26,11 @@ def test_beside_the_saved_file(saved: pathlib.Path) -> None:
 
 
 def test_the_setting_is_relative_to_the_file_and_the_argument_wins(saved: pathlib.Path) -> None:
-    scene = bpy.context.scene
-    scene.neural_fields.output = "//über/../out/"
-    assert folders.output_folder(scene) == saved.parent / "out"
+    start_scene = bpy.context.scene
+    start_scene.neural_fields.output = "//über/../out/"
+    assert folders.output_folder(start_scene) == saved.parent / "out"
     other = saved.parent / "other"
-    assert folders.output_folder(scene, str(other)) == other
+    assert folders.output_folder(start_scene, str(other)) == other
 
 
 def test_looking_makes_nothing(saved: pathlib.Path) -> None:
@@ -38,27 +38,27 @@ def test_looking_makes_nothing(saved: pathlib.Path) -> None:
 
 
 def test_an_unsaved_file_has_a_folder_of_the_extension(
-    scene: bpy.types.Scene, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    start_scene: bpy.types.Scene, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folders, "own_folder", lambda name, create=True: tmp_path / name)
-    assert folders.output_folder(scene) == tmp_path / "runs" / "untitled"
+    assert folders.output_folder(start_scene) == tmp_path / "runs" / "untitled"
     with pytest.raises(BadInput, match="save it first"):
-        folders.output_folder(scene, "//out")
+        folders.output_folder(start_scene, "//out")
 
 
 def test_relative_to_the_working_folder(
-    scene: bpy.types.Scene, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    start_scene: bpy.types.Scene, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert folders.output_folder(scene, "out") == tmp_path / "out"
+    assert folders.output_folder(start_scene, "out") == tmp_path / "out"
 
 
-def test_unwritable(scene: bpy.types.Scene, tmp_path: pathlib.Path) -> None:
+def test_unwritable(start_scene: bpy.types.Scene, tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").write_text("in the way")
     paths = [str(tmp_path / "file"), str(tmp_path / "file" / "below")]
     if os.path.isdir("/proc/self"):
         paths.append("/proc/self/nowhere")
     for path in paths:
         with pytest.raises(BadInput, match="choose another Output folder") as caught:
-            folders.output_folder(scene, path)
+            folders.output_folder(start_scene, path)
         assert path in str(caught.value)

@@ -8,6 +8,9 @@ from neural_fields.neural_backend.protocol import BadInput
 from neural_fields.operators import job
 
 
+pytestmark = pytest.mark.usefixtures("registered")
+
+
 @pytest.fixture
 def owner() -> job.Owner:
     return job.Owner()

@@ -12,13 +12,13 @@ from neural_fields.operators import knobs
 
 
 @pytest.mark.parametrize("name", list(config.GROUPS))
-def test_an_untouched_scene_has_the_defaults(scene: bpy.types.Scene, name: str) -> None:
-    assert getattr(knobs.settings_of(scene), name) == config.GROUPS[name]()
+def test_an_untouched_scene_has_the_defaults(start_scene: bpy.types.Scene, name: str) -> None:
+    assert getattr(knobs.settings_of(start_scene), name) == config.GROUPS[name]()
 
 
-def test_every_knob_has_its_range_and_its_unit(scene: bpy.types.Scene) -> None:
+def test_every_knob_has_its_range_and_its_unit(start_scene: bpy.types.Scene) -> None:
     for name, group in config.GROUPS.items():
-        properties = getattr(scene.neural_fields, name).bl_rna.properties
+        properties = getattr(start_scene.neural_fields, name).bl_rna.properties
         for knob in config.knobs(group):
             prop = properties[knob.name]
             assert prop.description.startswith(knob.help)
@@ -35,34 +35,34 @@ def test_every_knob_has_its_range_and_its_unit(scene: bpy.types.Scene) -> None:
                     assert math.isclose(prop.hard_max, knob.high, rel_tol=1e-6)
 
 
-def test_units_that_blender_shows_its_own_way(scene: bpy.types.Scene) -> None:
-    settings = scene.neural_fields
+def test_units_that_blender_shows_its_own_way(start_scene: bpy.types.Scene) -> None:
+    settings = start_scene.neural_fields
     assert settings.rig.bl_rna.properties["lowest"].unit == "ROTATION"
     assert settings.rig.bl_rna.properties["focal_length"].unit == "CAMERA"
     assert settings.training.bl_rna.properties["max_seconds"].unit == "TIME_ABSOLUTE"
     assert settings.dataset.bl_rna.properties["resolution"].subtype == "PIXEL"
 
 
-def test_values_are_copied_as_typed(scene: bpy.types.Scene) -> None:
-    settings = scene.neural_fields
+def test_values_are_copied_as_typed(start_scene: bpy.types.Scene) -> None:
+    settings = start_scene.neural_fields
     settings.training.max_seconds = 12.1
     settings.training.encoding = "positional"
     settings.rig.lowest = -math.pi / 2  # single precision of it lies below the range
-    copied = knobs.settings_of(scene)
+    copied = knobs.settings_of(start_scene)
     settings.training.encoding = "none"
     assert copied.training.max_seconds == 12.1
     assert copied.training.encoding == "positional"
     assert copied.rig.lowest == -math.pi / 2
 
 
-def test_overrides_win(scene: bpy.types.Scene) -> None:
-    scene.neural_fields.rig.views = 20
-    copied = knobs.settings_of(scene, {"rig": {"views": 7}, "result": {"mesh": False}})
+def test_overrides_win(start_scene: bpy.types.Scene) -> None:
+    start_scene.neural_fields.rig.views = 20
+    copied = knobs.settings_of(start_scene, {"rig": {"views": 7}, "result": {"mesh": False}})
     assert (copied.rig.views, copied.result.mesh, copied.result.sequence) == (7, False, True)
     with pytest.raises(BadInput, match="rig: views is 1: give at least 3"):
-        knobs.settings_of(scene, {"rig": {"views": 1}})
+        knobs.settings_of(start_scene, {"rig": {"views": 1}})
 
 
-def test_the_collection_comes_along(scene: bpy.types.Scene) -> None:
-    scene.neural_fields.rig.collection = scene.collection.children[0]
-    assert knobs.settings_of(scene).collection == scene.collection.children[0]
+def test_the_collection_comes_along(start_scene: bpy.types.Scene) -> None:
+    start_scene.neural_fields.rig.collection = start_scene.collection.children[0]
+    assert knobs.settings_of(start_scene).collection == start_scene.collection.children[0]

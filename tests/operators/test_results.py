@@ -90,12 +90,12 @@ def test_a_damaged_glb_is_refused(fake, tmp_path: pathlib.Path) -> None:
         glb.read(tmp_path / "none.glb")
 
 
-def test_the_mesh_arrives_named_placed_and_coloured(fake, scene, output) -> None:
+def test_the_mesh_arrives_named_placed_and_coloured(fake, start_scene, output) -> None:
     fake.write_glb(output / "mesh.glb")
     assert bpy.ops.neural_fields.import_mesh(output=str(output)) == {"FINISHED"}
     mesh = bpy.data.objects["the run"]
     assert [collection.name for collection in mesh.users_collection] == ["Neural Fields"]
-    assert "Neural Fields" in scene.collection.children
+    assert "Neural Fields" in start_scene.collection.children
     corners = [tuple(mesh.matrix_world @ vertex.co) for vertex in mesh.data.vertices]
     np.testing.assert_allclose(corners, [[0, 2, 0], [1, 2, 0], [1, 2, 3], [0, 2, 3]])
     assert tuple(mesh.data.polygons[0].normal) == (0.0, -1.0, 0.0)
@@ -104,21 +104,21 @@ def test_the_mesh_arrives_named_placed_and_coloured(fake, scene, output) -> None
     assert fake.commands == [], "a mesh that is there is not extracted again"
 
 
-def test_the_material_shows_the_colours_unlit(fake, scene, output) -> None:
+def test_the_material_shows_the_colours_unlit(fake, start_scene, output) -> None:
     fake.write_glb(output / "mesh.glb", scale=100.0)
     bpy.ops.neural_fields.import_mesh(output=str(output))
-    for item in [item for item in scene.objects if item.name not in ("the run", "Camera")]:
+    for item in [item for item in start_scene.objects if item.name not in ("the run", "Camera")]:
         bpy.data.objects.remove(item)
-    camera = scene.camera
+    camera = start_scene.camera
     camera.location, camera.rotation_euler = (33.0, 0.0, 150.0), (np.pi / 2, 0.0, 0.0)
     camera.data.clip_end = 1000.0
     camera.data.type, camera.data.ortho_scale = "ORTHO", 60.0
-    scene.render.engine = "CYCLES"
-    scene.cycles.samples, scene.cycles.use_denoising = 1, False
-    scene.render.resolution_x = scene.render.resolution_y = 8
-    scene.render.image_settings.file_format = "OPEN_EXR"
-    scene.render.filepath = str(output / "render.exr")
-    scene.world.node_tree.nodes["Background"].inputs[1].default_value = 0.0
+    start_scene.render.engine = "CYCLES"
+    start_scene.cycles.samples, start_scene.cycles.use_denoising = 1, False
+    start_scene.render.resolution_x = start_scene.render.resolution_y = 8
+    start_scene.render.image_settings.file_format = "OPEN_EXR"
+    start_scene.render.filepath = str(output / "render.exr")
+    start_scene.world.node_tree.nodes["Background"].inputs[1].default_value = 0.0
     bpy.ops.render.render(write_still=True)
     image = bpy.data.images.load(str(output / "render.exr"))
     image.colorspace_settings.name = "Non-Color"
@@ -127,7 +127,7 @@ def test_the_material_shows_the_colours_unlit(fake, scene, output) -> None:
     assert (middle > 0.02).all()
 
 
-def test_a_second_import_replaces_the_first(fake, scene, output) -> None:
+def test_a_second_import_replaces_the_first(fake, start_scene, output) -> None:
     fake.write_glb(output / "mesh.glb")
     bpy.ops.neural_fields.import_mesh(output=str(output))
     mesh = bpy.data.objects["the run"]
@@ -143,7 +143,7 @@ def test_a_second_import_replaces_the_first(fake, scene, output) -> None:
     assert mesh.location.x == 5.0, "where the person moved it, it stays"
 
 
-def test_a_person_s_own_object_of_that_name_stays(fake, scene, output) -> None:
+def test_a_person_s_own_object_of_that_name_stays(fake, start_scene, output) -> None:
     own = bpy.data.objects["Cube"]
     own.name = "the run"
     data = own.data
@@ -153,7 +153,7 @@ def test_a_person_s_own_object_of_that_name_stays(fake, scene, output) -> None:
     assert len(bpy.data.collections["Neural Fields"].objects) == 1
 
 
-def test_selection_and_mode_are_left_alone(fake, scene, output) -> None:
+def test_selection_and_mode_are_left_alone(fake, start_scene, output) -> None:
     fake.write_glb(output / "mesh.glb")
     bpy.context.view_layer.objects.active = bpy.data.objects["Cube"]
     bpy.ops.object.mode_set(mode="EDIT")
@@ -163,11 +163,11 @@ def test_selection_and_mode_are_left_alone(fake, scene, output) -> None:
     bpy.ops.object.mode_set(mode="OBJECT")
 
 
-def test_an_absent_or_old_mesh_is_extracted(fake, scene, output) -> None:
+def test_an_absent_or_old_mesh_is_extracted(fake, start_scene, output) -> None:
     with pytest.raises(RuntimeError, match="no trained field is there yet"):
         bpy.ops.neural_fields.import_mesh(output=str(output))
     (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
-    scene.neural_fields.result.mesh_resolution = 33
+    start_scene.neural_fields.result.mesh_resolution = 33
     bpy.ops.neural_fields.import_mesh(output=str(output))
     assert fake.calls[-1][-2:] == ["--resolution", "33"]
     assert len(fake.calls) == 2
@@ -175,7 +175,7 @@ def test_an_absent_or_old_mesh_is_extracted(fake, scene, output) -> None:
     assert len(fake.calls) == 3
 
 
-def test_a_failed_extraction_leaves_the_scene_as_it_was(fake, scene, output) -> None:
+def test_a_failed_extraction_leaves_the_scene_as_it_was(fake, start_scene, output) -> None:
     (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
     before = counts()
     fake.fails("no mesh")
@@ -184,13 +184,13 @@ def test_a_failed_extraction_leaves_the_scene_as_it_was(fake, scene, output) -> 
     assert counts() == before
 
 
-def test_a_file_of_one_s_own(fake, scene, tmp_path) -> None:
+def test_a_file_of_one_s_own(fake, start_scene, tmp_path) -> None:
     fake.write_glb(tmp_path / "chair.glb")
     bpy.ops.neural_fields.import_mesh(filepath=str(tmp_path / "chair.glb"))
     assert "chair" in bpy.data.objects
 
 
-def test_the_sequence_arrives_as_one_image(fake, scene, output, no_renders) -> None:
+def test_the_sequence_arrives_as_one_image(fake, start_scene, output, no_renders) -> None:
     (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
     (output / "sequence").mkdir()
     (output / "sequence" / "0009.png").write_bytes(fake.picture())
@@ -208,6 +208,6 @@ def test_the_sequence_arrives_as_one_image(fake, scene, output, no_renders) -> N
     assert "the run" in bpy.data.images, "an image without users survives a save"
 
 
-def test_a_sequence_needs_a_run(fake, scene, output, no_renders) -> None:
+def test_a_sequence_needs_a_run(fake, start_scene, output, no_renders) -> None:
     with pytest.raises(RuntimeError, match="no trained field is there yet"):
         bpy.ops.neural_fields.render_sequence(output=str(output))

@@ -1,0 +1,130 @@
+"""The panels draw whatever the settings are, and name nothing that does not exist."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import bpy
+import pytest
+from neural_fields.neural_backend import config
+from neural_fields.operators import job
+from neural_fields.ui import panels, preferences
+
+
+pytestmark = pytest.mark.usefixtures("registered")
+
+
+class Layout:
+    """Writes down what is drawn; refuses properties and operators that do not exist."""
+
+    def __init__(self, drawn: list[str] | None = None):
+        self.drawn: list[str] = [] if drawn is None else drawn
+
+    def _inner(self, **_) -> Layout:
+        return Layout(self.drawn)
+
+    row = column = box = _inner
+
+    def prop(self, data, name: str, **_) -> None:
+        assert name in data.bl_rna.properties, name
+        self.drawn.append(name)
+
+    def operator(self, name: str, **_) -> SimpleNamespace:
+        module, _, function = name.partition(".")
+        assert function in dir(getattr(bpy.ops, module)), name
+        self.drawn.append(name)
+        return SimpleNamespace()
+
+    def label(self, *, text: str, icon: str = "NONE") -> None:
+        icons = bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
+        assert icon in icons
+        self.drawn.append(text)
+
+    def progress(self, *, factor: float, text: str) -> None:
+        self.drawn.append(f"{text} ({factor:.2f})")
+
+
+@pytest.fixture
+def context() -> SimpleNamespace:
+    bpy.ops.wm.read_factory_settings()
+    return SimpleNamespace(
+        scene=bpy.context.scene,
+        # in the background the window's scale is 0
+        preferences=SimpleNamespace(system=SimpleNamespace(ui_scale=1.0)),
+        region=SimpleNamespace(width=320),
+    )
+
+
+def drawn(cls: type, context: SimpleNamespace) -> list[str]:
+    layout = Layout()
+    fake = SimpleNamespace(layout=layout)
+    fake._column = lambda: panels._Panel._column(fake)
+    fake._draw_job = lambda context: panels.NEURAL_FIELDS_PT_main._draw_job(fake, context)
+    cls.draw(fake, context)
+    return layout.drawn
+
+
+def test_every_knob_is_shown_somewhere(context) -> None:
+    shown: set[str] = set()
+    settings = context.scene.neural_fields
+    for kind, subject in itertools.product(
+        config.knobs(config.RigSettings)[0].choices, ("scene", "collection")
+    ):
+        settings.rig.kind, settings.rig.subject = kind, subject
+        for cls in panels.CLASSES:
+            shown.update(drawn(cls, context))
+    for group in config.GROUPS.values():
+        assert {knob.name for knob in config.knobs(group)} <= shown
+    assert {"collection", "output", "show_rig"} <= shown
+
+
+def test_the_button_comes_first(context) -> None:
+    assert panels.CLASSES[0] is panels.NEURAL_FIELDS_PT_main
+    assert drawn(panels.NEURAL_FIELDS_PT_main, context)[0] == "neural_fields.train"
+
+
+def test_a_job_shows_its_progress_and_a_way_out(context) -> None:
+    def steps():
+        yield job.Status("Training: 45 s of 120 s, 27.3 dB, 1:15 left", 0.375)
+
+    job.owner.start("Train", steps())
+    job.owner.advance()
+    try:
+        lines = drawn(panels.NEURAL_FIELDS_PT_main, context)
+    finally:
+        job.owner.close()
+    assert lines[0] == "38% (0.38)"
+    assert lines[1] == "neural_fields.cancel"
+    assert " ".join(lines[2:]) == "Training: 45 s of 120 s, 27.3 dB, 1:15 left"
+
+
+def test_an_error_is_shown_whole_in_lines_that_fit(context) -> None:
+    job.owner.error = "/a/folder: cannot be written to (Permission denied); choose another folder"
+    lines = drawn(panels.NEURAL_FIELDS_PT_main, context)[1:]
+    job.owner.error = ""
+    assert len(lines) > 1
+    assert " ".join(lines).startswith("/a/folder: cannot be written to")
+    assert all(len(line) <= 40 for line in lines)
+
+
+def test_results_of_a_run_are_offered_when_there_is_one(context, tmp_path) -> None:
+    context.scene.neural_fields.output = str(tmp_path)
+    before = drawn(panels.NEURAL_FIELDS_PT_training, context).count("neural_fields.train")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+    after = drawn(panels.NEURAL_FIELDS_PT_training, context).count("neural_fields.train")
+    assert (before, after) == (0, 1)
+
+
+def test_the_preferences_say_how_to_install(context, monkeypatch) -> None:
+    monkeypatch.delenv("NEURAL_FIELDS_PYTHON", raising=False)
+    cls = preferences.NEURAL_FIELDS_AP_preferences
+    fake = SimpleNamespace(layout=Layout(), python="", bl_rna=cls.bl_rna)
+    cls.draw(fake, context)
+    assert "python" in fake.layout.drawn
+    assert "pip install" in " ".join(fake.layout.drawn)
+    monkeypatch.setenv("NEURAL_FIELDS_PYTHON", "/some/python")
+    fake.layout = Layout()
+    cls.draw(fake, context)
+    assert "/some/python" in " ".join(fake.layout.drawn)
