@@ -1,0 +1,496 @@
+"""Dataset export: every view of the rig rendered by the scene's own engine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import bpy
+
+from ..neural_backend.config import DatasetSettings, RigSettings
+from ..neural_backend.dataset import transforms
+from ..neural_backend.protocol import BadInput, write_json
+from . import cameras, fingerprint, folders, knobs
+from . import rig as rigs
+from .job import Cancelled, JobOperator, Status, Steps
+from .scratch import Scratch
+
+IMAGES = "images"
+STATE = "export.json"
+"""In the folder of the images, not beside ``transforms.json``: some readers load every json there.
+It lists the images of this export, each with a digest of what it shows."""
+
+_STATE_VERSION = 1
+_PART = ".part.png"
+_PNG_END = b"IEND\xaeB`\x82"
+_POLL = 0.2
+_LITTLE_SPACE = 1 << 20
+
+
+def export_steps(
+    context: bpy.types.Context,
+    rig: RigSettings,
+    dataset: DatasetSettings,
+    collection: bpy.types.Collection | None,
+    folder: str | os.PathLike[str],
+) -> Steps[transforms.Dataset]:
+    """Render the rig's views into a dataset folder; what stands there already stays.
+
+    The views show the scene at its current frame, without motion blur, depth of field, compositor
+    and sequencer. With a transparent film, what is no part of the subject is not seen by the
+    camera (in Cycles it still casts its shadows).
+
+    Args:
+        collection: the subject or the cameras, see ``rig.views_of_rig``.
+        folder: made where it is not.
+
+    Raises:
+        BadInput: when nothing renders, there is no camera, the folder cannot be written to or
+            holds what is not an export's, or a render fails.
+    """
+    _require_idle()
+    store = _Store(pathlib.Path(folder))
+    scratch = Scratch(context.scene, context.view_layer)
+    try:
+        yield Status("Looking at the scene")
+        plan = rigs.plan(context, scratch, rig, dataset, collection)
+        hidden = plan.hidden if dataset.transparent else frozenset()
+        notes = _notes(scratch.source, plan, hidden)
+        scratch.prepare(lambda scene: _set_up(scratch, scene, dataset, hidden))
+        content = _content(scratch.scene, plan, hidden)
+        missing = store.begin({shot.view.file: _key(content, shot) for shot in plan.shots})
+        for note in notes:
+            print(f"Neural Fields: {note}", flush=True)
+        shots = [shot for shot in plan.shots if shot.view.file in missing]
+        began = time.monotonic()
+        for number, shot in enumerate(shots):
+            text = _progress(len(plan.shots) - len(shots) + number + 1, len(plan.shots))
+            if number:
+                left = (time.monotonic() - began) / number * (len(shots) - number)
+                text += f", {_clock(left)} left"
+            elif notes:
+                text += f" ({'; '.join(notes)})"
+            status = Status(text, 1.0 - (len(shots) - number) / len(plan.shots))
+            yield status
+            yield from _render_steps(scratch, shot, store, status)
+        result = transforms.Dataset(store.folder, plan.views, plan.bounds)
+        with store.writing():
+            transforms.write(result)
+        return result
+    finally:
+        _dispose(scratch, store)
+
+
+def _progress(number: int, count: int) -> str:
+    return f"View {number} of {count}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+# --- the scene that renders -----------------------------------------------------------------------
+
+
+def _notes(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> list[str]:
+    """What differs from the scene's own render, for the person to know."""
+    notes = []
+    if scene.render.use_motion_blur:
+        notes.append("motion blur is off: a field needs sharp views")
+    camera = scene.camera
+    if camera is not None and camera.type == "CAMERA" and camera.data.dof.use_dof:
+        notes.append("depth of field is off: a field needs sharp views")
+    tree = getattr(scene, "compositing_node_group", None) or getattr(scene, "node_tree", None)
+    if scene.render.use_compositing and tree is not None and scene.use_nodes:
+        notes.append("the compositor is off: it would change each view on its own")
+    editor = scene.sequence_editor
+    # renamed in 4.4
+    strips = getattr(editor, "strips_all", None) or getattr(editor, "sequences_all", ())
+    if scene.render.use_sequencer and len(strips):
+        notes.append("the sequencer is off: it would show its strips in place of the scene")
+    if plan.left_out:
+        notes.append(f"too large to be framed: {', '.join(plan.left_out)}")
+    if len(hidden) > len(plan.left_out):
+        notes.append(f"{len(hidden)} objects that are no part of the subject are not shown")
+    if scene.render.engine == "CYCLES" and scene.cycles.use_denoising and not _denoises(scene):
+        notes.append("the denoiser is off: this Blender was built without it")
+    return notes
+
+
+def _denoises(scene: bpy.types.Scene) -> bool:
+    """Whether Cycles' denoiser is there; rendering with one that is not is an error."""
+    try:
+        import _cycles
+    except ImportError:
+        return True
+    return getattr(_cycles, "with_openimagedenoise", True) or scene.cycles.denoiser == "OPTIX"
+
+
+def _set_up(
+    scratch: Scratch, scene: bpy.types.Scene, dataset: DatasetSettings, hidden: frozenset[str]
+) -> None:
+    """Set the scene's copy up for rendering views."""
+    render = scene.render
+    render.film_transparent = dataset.transparent
+    render.use_persistent_data = True
+    render.use_motion_blur = False
+    render.use_border = render.use_crop_to_border = False
+    render.use_multiview = False
+    render.use_compositing = render.use_sequencer = False
+    render.use_single_layer = False
+    render.use_stamp = False
+    render.use_file_extension = render.use_overwrite = True
+    render.use_placeholder = False
+    render.use_lock_interface = False
+    image = render.image_settings
+    if hasattr(image, "media_type"):  # from 5.0
+        image.media_type = "IMAGE"
+    image.file_format = "PNG"
+    image.color_mode, image.color_depth = "RGBA", "8"
+    image.color_management = "FOLLOW_SCENE"
+    if render.engine == "CYCLES":
+        if dataset.samples:
+            scene.cycles.samples = dataset.samples
+        if scene.cycles.use_denoising and not _denoises(scene):
+            scene.cycles.use_denoising = False
+    elif render.engine.startswith("BLENDER_EEVEE") and dataset.samples:
+        scene.eevee.taa_render_samples = dataset.samples
+    if hidden:
+        _hide(scratch, scene, hidden)
+
+
+def _hide(scratch: Scratch, scene: bpy.types.Scene, hidden: frozenset[str]) -> None:
+    """Keep objects from being seen, in the copy's view layer alone."""
+    layer = scene.view_layers[0]
+    if scene.render.engine == "CYCLES":
+        # only Cycles knows objects that are not seen themselves, but by their shadows
+        away = scratch.own(bpy.data.collections.new("Neural Fields (indirect)"))
+        scene.collection.children.link(away)
+        for item in [item for item in layer.objects if item.name_full in hidden]:
+            away.objects.link(item)
+        layer.layer_collection.children[away.name].indirect_only = True
+        return
+    shown = [item for item in _rendered(layer) if item.name_full not in hidden]
+    for child in layer.layer_collection.children:
+        child.exclude = True
+    for item in list(scene.collection.objects):
+        if item.name_full in hidden:
+            scene.collection.objects.unlink(item)
+    for item in shown:
+        if item.name_full not in {other.name_full for other in scene.collection.objects}:
+            scene.collection.objects.link(item)
+
+
+def _rendered(layer: bpy.types.ViewLayer) -> list[bpy.types.Object]:
+    """The objects that a render of the view layer has, by their collections."""
+    found: dict[str, bpy.types.Object] = {}
+
+    def visit(part: bpy.types.LayerCollection) -> None:
+        if part.exclude or part.collection.hide_render:
+            return
+        found.update((item.name_full, item) for item in part.collection.objects)
+        for child in part.children:
+            visit(child)
+
+    visit(layer.layer_collection)
+    return list(found.values())
+
+
+# --- rendering ------------------------------------------------------------------------------------
+
+
+def _require_idle() -> None:
+    if bpy.app.is_job_running("RENDER"):
+        raise BadInput("Blender is rendering already: wait for it or cancel it (Esc)")
+
+
+def _render_steps(scratch: Scratch, shot: rigs.Shot, store: _Store, status: Status) -> Steps[None]:
+    scene = scratch.scene
+    cameras.apply(shot.view, scratch.camera, scene.render)
+    scratch.camera.data.clip_start, scratch.camera.data.clip_end = shot.clip
+    part = store.part(shot.view.file)
+    scene.render.filepath = _without_templates(scene.render, str(part))
+    if bpy.app.background:
+        _render_here(scene, shot.view.file)
+    else:
+        yield from _render_beside_steps(scene, shot.view.file, status)
+    store.take(shot.view.file)
+
+
+def _without_templates(render: bpy.types.RenderSettings, path: str) -> str:
+    """A path as Blender takes it; from 5.0 on, braces in it are templates unless doubled."""
+    prop = render.bl_rna.properties["filepath"]
+    if getattr(prop, "is_path_supports_templates", False):
+        return path.replace("{", "{{").replace("}", "}}")
+    return path
+
+
+def _render_here(scene: bpy.types.Scene, file: str) -> None:
+    """Render and wait: nobody looks on in the background."""
+    try:
+        outcome = bpy.ops.render.render(scene=scene.name, write_still=True)
+    except RuntimeError as error:
+        raise _failed(file, str(error)) from None
+    if "CANCELLED" in outcome:
+        raise Cancelled()
+
+
+def _render_beside_steps(scene: bpy.types.Scene, file: str, status: Status) -> Steps[None]:
+    """Render as a job of Blender's, which stays usable meanwhile."""
+    outcome: list[str] = []
+
+    def complete(*_: object) -> None:
+        outcome.append("complete")
+
+    def cancel(*_: object) -> None:
+        outcome.append("cancel")
+
+    handlers = bpy.app.handlers
+    cancelled = False
+    _require_idle()
+    handlers.render_complete.append(complete)
+    handlers.render_cancel.append(cancel)
+    try:
+        with _no_render_window():
+            started = bpy.ops.render.render("INVOKE_DEFAULT", scene=scene.name, write_still=True)
+        if "CANCELLED" in started:
+            raise _failed(file, "Blender did not start the render")
+        while bpy.app.is_job_running("RENDER"):
+            try:
+                yield status
+            except Cancelled:
+                # Blender ends a render only for its own Esc; this view is the last
+                cancelled = True
+                status = Status("Cancelling after this view (Esc ends it at once)", status.fraction)
+    except RuntimeError as error:
+        raise _failed(file, str(error)) from None
+    finally:
+        # a file that was loaded meanwhile has emptied the lists
+        with contextlib.suppress(ValueError):
+            handlers.render_complete.remove(complete)
+        with contextlib.suppress(ValueError):
+            handlers.render_cancel.remove(cancel)
+    if cancelled or "cancel" in outcome:
+        raise Cancelled()
+
+
+@contextlib.contextmanager
+def _no_render_window() -> Iterator[None]:
+    """Renders that start within open no window; the preference is read when they do."""
+    preferences = bpy.context.preferences
+    before, changed = preferences.view.render_display_type, preferences.is_dirty
+    preferences.view.render_display_type = "NONE"
+    try:
+        yield
+    finally:
+        preferences.view.render_display_type = before
+        preferences.is_dirty = changed
+
+
+def _failed(file: str, why: str) -> BadInput:
+    text = " ".join(why.split()).removeprefix("Error: ") or "no reason given"
+    return BadInput(f"{file} could not be rendered: {text}")
+
+
+def _dispose(scratch: Scratch, store: _Store) -> None:
+    """Leave nothing behind; a render that cannot be stopped is waited for."""
+    if bpy.app.is_job_running("RENDER"):
+
+        def later() -> float | None:
+            if bpy.app.is_job_running("RENDER"):
+                return _POLL
+            _dispose(scratch, store)
+            return None
+
+        bpy.app.timers.register(later, first_interval=_POLL, persistent=True)
+        return
+    store.tidy()
+    scratch.close()
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def _content(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> str:
+    """A digest of what the views have in common: everything but the camera."""
+    parts = [
+        fingerprint.digest_of(scene, plan.survey.materials),
+        plan.survey.digest,
+        bpy.data.filepath,
+        *sorted(hidden),
+    ]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _key(content: str, shot: rigs.Shot) -> str:
+    """A digest of all that an image shows."""
+    camera = [
+        shot.view.world_from_camera.round(6).tolist(),
+        dataclasses.asdict(shot.view.intrinsics),
+        shot.clip,
+    ]
+    text = content + json.dumps(camera)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class _Store:
+    """The images of a dataset folder: which stand, which are stale, which are not ours."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+        self._state = folder / IMAGES / STATE
+        self._parts: set[pathlib.Path] = set()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Errors of the file system as one clear line."""
+        try:
+            yield
+        except OSError as error:
+            raise BadInput(self._reason(error)) from None
+
+    def begin(self, keys: dict[str, str]) -> set[str]:
+        """Make room for an export; images of an earlier one that show something else go.
+
+        Args:
+            keys: by file, a digest of what it will show.
+
+        Returns:
+            The files that must be rendered.
+
+        Raises:
+            BadInput: when the folder holds what no export wrote, or cannot be written to.
+        """
+        with self.writing():
+            (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
+            listing = self.folder / transforms.FILE_NAME
+            if listing.exists() and not self._ours(listing):
+                raise BadInput(
+                    f"{listing}: not written by Neural Fields, and would be replaced; "
+                    "choose another Output folder"
+                )
+            before = self._read()
+            for file in keys:
+                if file not in before and (self.folder / file).exists():
+                    raise BadInput(
+                        f"{self.folder / file}: not written by Neural Fields, and would be "
+                        "replaced; choose another Output folder"
+                    )
+            stale = [file for file in before if before[file] != keys.get(file)]
+            missing = {
+                file
+                for file in keys
+                if before.get(file) != keys[file] or not _whole(self.folder / file)
+            }
+            if stale or missing:
+                # where it stands, the dataset is whole
+                listing.unlink(missing_ok=True)
+                for split in transforms.SPLITS:
+                    name = f"transforms_{split}.json"
+                    (self.folder / transforms.SYNTHETIC_FOLDER / name).unlink(missing_ok=True)
+            for file in stale:
+                (self.folder / file).unlink(missing_ok=True)
+            write_json(self._state, {"neural_fields": _STATE_VERSION, "views": keys})
+        return missing
+
+    def part(self, file: str) -> pathlib.Path:
+        """Where an image is rendered to, before ``take`` moves it into its place."""
+        part = self._part(file)
+        self._parts.add(part)
+        with self.writing():
+            part.unlink(missing_ok=True)
+        return part
+
+    def take(self, file: str) -> None:
+        """Move a rendered image into its place. Raises BadInput when it is not whole."""
+        part = self._part(file)
+        if not _whole(part):
+            raise BadInput(self._reason(None, file))
+        with self.writing():
+            os.replace(part, self.folder / file)
+
+    def _part(self, file: str) -> pathlib.Path:
+        final = self.folder / file
+        return final.with_name(f".{final.stem}{_PART}")
+
+    def tidy(self) -> None:
+        for part in self._parts:
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+
+    def _read(self) -> dict[str, str]:
+        try:
+            views = json.loads(self._state.read_text(encoding="utf-8"))["views"]
+            return {
+                file: key
+                for file, key in views.items()
+                if re.fullmatch(rf"{IMAGES}/\d+\.png", file) and isinstance(key, str)
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return {}
+
+    def _ours(self, listing: pathlib.Path) -> bool:
+        try:
+            return "neural_fields" in json.loads(listing.read_text(encoding="utf-8"))
+        except (ValueError, TypeError):
+            return False
+
+    def _reason(self, error: OSError | None, file: str = "") -> str:
+        place = self.folder / file if file else self.folder
+        mend = "choose another Output folder"
+        with contextlib.suppress(OSError):
+            full = shutil.disk_usage(self.folder).free < _LITTLE_SPACE
+            if full or (error is not None and error.errno == errno.ENOSPC):
+                return f"{place}: the disk is full; free some space or {mend}"
+        reason = error.strerror if error is not None else "no whole image was written"
+        return f"{place}: cannot be written ({reason}); {mend}"
+
+
+def _whole(image: pathlib.Path) -> bool:
+    """Whether a PNG has its end."""
+    try:
+        with open(image, "rb") as file:
+            file.seek(-len(_PNG_END), os.SEEK_END)
+            return file.read() == _PNG_END
+    except OSError:
+        return False
+
+
+# --- the operator ---------------------------------------------------------------------------------
+
+
+class NEURAL_FIELDS_OT_export_dataset(JobOperator, bpy.types.Operator):
+    """Render the rig's views into the output folder. Views that are rendered already stay"""
+
+    bl_idname = "neural_fields.export_dataset"
+    bl_label = "Export Dataset"
+
+    output: bpy.props.StringProperty(
+        name="Output",
+        description="Folder in which the dataset's folder lies. Empty: the scene's",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE"},
+    )
+
+    def steps(self, context: bpy.types.Context) -> Steps[Any]:
+        settings = knobs.settings_of(context.scene)
+        folder = folders.output_folder(context.scene, self.output) / folders.DATASET
+        exported = yield from export_steps(
+            context, settings.rig, settings.dataset, settings.collection, folder
+        )
+        return f"{len(exported.views)} views in {folder}"
+
+
+CLASSES = (NEURAL_FIELDS_OT_export_dataset,)
