@@ -187,13 +187,23 @@ class EventReader:
         self.path = pathlib.Path(path)
         self._rest = b""
         self._position = 0
+        self._file = 0
         if from_end and self.path.exists():
-            self._position = self.path.stat().st_size
+            status = self.path.stat()
+            self._position, self._file = status.st_size, status.st_ino
 
     def poll(self) -> list[Event]:
-        """The events that were completed since the last call; damaged lines are passed over."""
+        """The events that were completed since the last call; damaged lines are passed over.
+
+        A new file in the place of the old one (an earlier run was set aside) is read whole.
+        """
         try:
             with open(self.path, "rb") as file:
+                status = os.fstat(file.fileno())
+                replaced = self._file not in (0, status.st_ino)
+                if replaced or status.st_size < self._position:
+                    self._position, self._rest = 0, b""
+                self._file = status.st_ino
                 file.seek(self._position)
                 new = file.read()
         except FileNotFoundError:

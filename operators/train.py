@@ -97,18 +97,20 @@ def training_steps(
 ) -> Steps[protocol.Done | None]:
     """Train on ``source`` into ``output``'s run folder; returns how the training ended.
 
-    A run that stands there is kept as ``run.1``, ``run.2``, ... unless it is to be resumed.
+    A run that stands there is kept, by the backend, as ``run.1``, ``run.2``, ... A resumed one
+    keeps its settings; only its length is that of ``settings``.
 
     Raises:
         BadInput: when it fails: the backend's own line, or where the log is.
     """
     run = protocol.RunFolder(output / folders.RUN)
-    if not resume:
-        _set_aside(run)
     follower = _Follower(run)
-    arguments = ["train", str(source), "--run", str(run.path), *arguments_of(settings)]
+    arguments = ["train", str(source), "--run", str(run.path)]
     if resume:
-        arguments.append("--resume")
+        arguments += ["--max-seconds", str(settings.max_seconds)]
+        arguments += ["--max-steps", str(settings.max_steps), "--resume"]
+    else:
+        arguments += arguments_of(settings)
     yield follower()
     try:
         yield from backend.run_steps(program, arguments, run.log, follower)
@@ -117,23 +119,6 @@ def training_steps(
             raise BadInput(follower.error) from None
         raise
     return follower.done
-
-
-def _set_aside(run: protocol.RunFolder) -> None:
-    """Rename a run that has a checkpoint, so that no training overwrites another's."""
-    if not run.checkpoint.exists():
-        return
-    number = 1
-    while (kept := run.path.with_name(f"{run.path.name}.{number}")).exists():
-        number += 1
-    try:
-        run.path.rename(kept)
-    except OSError as error:
-        raise BadInput(
-            f"{run.path}: the earlier run cannot be set aside ({error.strerror}); close what uses "
-            "it or choose another Output"
-        ) from None
-    print(f"Neural Fields: the earlier run is kept as {kept}", flush=True)
 
 
 class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):

@@ -35,6 +35,11 @@ def doctor(arguments: list[str]) -> int:
 def train(arguments: list[str]) -> int:
     run = pathlib.Path(arguments[arguments.index("--run") + 1])
     run.mkdir(parents=True, exist_ok=True)
+    if (run / "checkpoint.safetensors").exists() and "--resume" not in arguments:
+        kept = run.with_name(f"run.{len(list(run.parent.glob('run.*'))) + 1}")
+        kept.mkdir()
+        for name in ("checkpoint.safetensors", "events.jsonl"):
+            (run / name).rename(kept / name)
     cancelled = threading.Event()
 
     def watch() -> None:

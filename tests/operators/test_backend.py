@@ -15,7 +15,6 @@ from neural_fields.neural_backend.protocol import BadInput
 from neural_fields.operators import backend, folders
 from neural_fields.operators.job import Cancelled, Owner, Status
 
-
 pytestmark = pytest.mark.usefixtures("registered")
 
 

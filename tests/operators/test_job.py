@@ -7,7 +7,6 @@ import pytest
 from neural_fields.neural_backend.protocol import BadInput
 from neural_fields.operators import job
 
-
 pytestmark = pytest.mark.usefixtures("registered")
 
 

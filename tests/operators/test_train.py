@@ -74,17 +74,22 @@ def test_only_what_is_asked_for_comes_back(fake, start_scene, no_renders, output
     assert fake.commands[5:] == ["train"]
 
 
-def test_an_earlier_run_is_kept(fake, start_scene, no_renders, output) -> None:
-    for _ in range(3):
+def test_a_new_run_in_the_place_of_an_old_one_is_followed(
+    fake, start_scene, no_renders, output, capsys
+) -> None:
+    for _ in range(2):
+        capsys.readouterr()
         bpy.ops.neural_fields.train(output=str(output), results=set())
-    assert {folder.name for folder in output.glob("run*")} == {"run", "run.1", "run.2"}
-    assert (output / "run.1" / "checkpoint.safetensors").exists()
+    assert (output / "run.1" / "events.jsonl").exists()
+    assert "Training: 120 s of 120 s, 27.3 dB, 0:00 left" in capsys.readouterr().out
 
 
 def test_continue_goes_on_in_the_same_run(fake, start_scene, no_renders, output) -> None:
     bpy.ops.neural_fields.train(output=str(output), results=set())
-    bpy.ops.neural_fields.train(output=str(output), results=set(), resume=True)
-    assert fake.calls[-1][-1] == "--resume"
+    start_scene.neural_fields.training.encoding = "none"
+    bpy.ops.neural_fields.train(output=str(output), results=set(), resume=True, max_seconds=300.0)
+    flags = ["--max-seconds", "300.0", "--max-steps", "0", "--resume"]
+    assert fake.calls[-1][-5:] == flags, "the run keeps its own settings"
     assert len(no_renders) == 1, "nothing is rendered for it"
     assert not (output / "run.1").exists()
     with pytest.raises(RuntimeError, match="no trained field is there yet"):
@@ -169,7 +174,7 @@ def test_cancelling_keeps_the_checkpoint(fake, start_scene, no_renders, output) 
 def test_a_generated_rig_s_sequence_needs_something_to_orbit(fake, start_scene, output) -> None:
     for item in list(start_scene.objects):
         bpy.data.objects.remove(item)
-    with pytest.raises(RuntimeError, match="."):
+    with pytest.raises(RuntimeError, match="nothing"):
         bpy.ops.neural_fields.train(output=str(output), results={"SEQUENCE"})
     assert "train" not in fake.commands
 

@@ -11,7 +11,6 @@ from neural_fields.neural_backend import config
 from neural_fields.operators import job
 from neural_fields.ui import panels, preferences
 
-
 pytestmark = pytest.mark.usefixtures("registered")
 
 

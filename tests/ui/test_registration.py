@@ -6,7 +6,6 @@ import bpy
 import neural_fields
 import pytest
 
-
 pytestmark = pytest.mark.usefixtures("registered")
 
 
