@@ -22,6 +22,7 @@ _COARSE = 64  # cells along the unit box's edge
 _BLOCK = 8  # fine cells along a block's edge
 _CHUNK = 1 << 18
 _SMALL = 0.03  # a component's diagonal, beside the largest one's
+_PROBES = 1 << 16
 _OPAQUE_WITHIN = 1.0 / 64  # of the unit box's edge
 
 
@@ -66,7 +67,8 @@ def from_density(
     """Where a radiance field turns opaque.
 
     The level is the density at which a length of ``_OPAQUE_WITHIN`` lets half of the light
-    through: what is thinner than that and less dense is haze, not a surface.
+    through: what is thinner than that and less dense is haze, not a surface. A field that has
+    trained so little that all of it is haze has its surface at half of its high densities.
 
     Args:
         density: maps [N, 3] points of the unit box to [N], per field unit of length.
@@ -88,7 +90,13 @@ def from_density(
         values[inside] = density(points[inside]).clamp(max=2.0 * level)
         return values
 
-    level = math.log(2.0) / _OPAQUE_WITHIN
+    cells = occupied.nonzero()
+    if len(cells) > _PROBES:
+        cells = cells[torch.arange(_PROBES, device=cells.device) * len(cells) // _PROBES]
+    with torch.no_grad():
+        probed = density((cells + 0.5) / size)
+    high = float(torch.quantile(probed, 0.95)) if len(cells) else 0.0
+    level = min(math.log(2.0) / _OPAQUE_WITHIN, 0.5 * high)
     return Volume(value, level, may_hold, device, False, "train longer")
 
 
@@ -100,7 +108,8 @@ def extract(volume: Volume, resolution: int) -> tuple[npt.NDArray, npt.NDArray]:
     small beside the whole are dropped: floaters.
 
     Args:
-        resolution: cells along the longest side of the surface.
+        resolution: cells along the longest side of the surface's bounds, as the coarse pass
+            finds them.
 
     Returns:
         [M, 3] vertices, float64, in the unit box, and [K, 3] faces, counter-clockwise seen from
@@ -144,10 +153,12 @@ def _ask(
 
 
 def _occupied(volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
-    """[3], [3] corners of the box of all coarse cells that the surface may pass through."""
+    """[3], [3] corners of the box of all coarse cells with the surface or the inside in them."""
     cell = 1.0 / _COARSE
     centres = _grid(np.full(3, cell / 2), cell, np.full(3, _COARSE))
     held = _ask(lambda points: volume.may_hold(points, cell / 2), centres, volume.device)
+    # an inside that reaches the unit box's wall has no surface there of its own
+    held |= _ask(volume.value, centres, volume.device) > volume.level
     if not held.any():
         raise _no_surface(volume)
     inside = np.argwhere(held)

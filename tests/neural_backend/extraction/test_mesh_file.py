@@ -1,0 +1,130 @@
+"""Mesh files: axes, colours, and what is not a mesh."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import trimesh
+
+from neural_backend.extraction import mesh_file
+from neural_backend.extraction.mesh_file import Mesh
+from neural_backend.protocol import BadInput
+
+VERTICES = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 4.0]])
+FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+
+
+def tetrahedron(color=(0.5, 0.25, 1.0)):
+    normals = np.tile([0.0, 0.0, 1.0], (4, 1))
+    colors = None if color is None else np.tile(color, (4, 1))
+    return Mesh(VERTICES, FACES, normals, colors)
+
+
+def glb_parts(path):
+    data = path.read_bytes()
+    assert data[:4] == b"glTF"
+    length = struct.unpack_from("<I", data, 12)[0]
+    return json.loads(data[20 : 20 + length]), data[28 + length :]
+
+
+def accessor(tree, blob, name, dtype, width):
+    index = tree["meshes"][0]["primitives"][0]["attributes"][name]
+    entry = tree["accessors"][index]
+    view = tree["bufferViews"][entry["bufferView"]]
+    start = view["byteOffset"]
+    return entry, np.frombuffer(blob, dtype, entry["count"] * width, start).reshape(-1, width)
+
+
+def test_glb_is_y_up_with_linear_colours(tmp_path):
+    mesh_file.write(tmp_path / "thing.glb", tetrahedron())
+    tree, blob = glb_parts(tmp_path / "thing.glb")
+    _, position = accessor(tree, blob, "POSITION", "<f4", 3)
+    assert position[3].tolist() == [0.0, 4.0, 0.0]  # Blender's up
+    assert position[2].tolist() == [0.0, 0.0, -3.0]  # Blender's depth
+    _, normal = accessor(tree, blob, "NORMAL", "<f4", 3)
+    assert normal[0].tolist() == [0.0, 1.0, 0.0]
+    entry, color = accessor(tree, blob, "COLOR_0", "<u2", 4)
+    assert entry["componentType"] == 5123
+    assert entry["normalized"] is True
+    # sRGB 0.5 and 0.25 in linear light
+    assert color[0] / 65535 == pytest.approx([0.21404, 0.05088, 1.0, 1.0], abs=1e-4)
+    assert tree["materials"][0]["pbrMetallicRoughness"]["metallicFactor"] == 0.0
+    assert {node.get("name") for node in tree["nodes"]} >= {"thing"}
+
+
+def test_glb_without_colours_leaves_them_out(tmp_path):
+    mesh_file.write(tmp_path / "thing.glb", tetrahedron(None))
+    tree, _ = glb_parts(tmp_path / "thing.glb")
+    assert set(tree["meshes"][0]["primitives"][0]["attributes"]) == {"POSITION", "NORMAL"}
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".obj"])
+def test_ply_and_obj_keep_blenders_axes_and_srgb(tmp_path, suffix):
+    path = tmp_path / f"thing{suffix}"
+    mesh_file.write(path, tetrahedron())
+    read = trimesh.load_mesh(path, process=False)
+    assert np.asarray(read.vertices) == pytest.approx(VERTICES)
+    assert np.asarray(read.faces).tolist() == FACES.tolist()
+    assert np.asarray(read.visual.vertex_colors)[0, :3].tolist() == [128, 64, 255]
+    assert b"nx" in path.read_bytes() or b"vn 0" in path.read_bytes()
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".ply", ".obj"])
+def test_what_is_written_reads_back_in_place(tmp_path, suffix):
+    path = tmp_path / f"thing{suffix}"
+    mesh_file.write(path, tetrahedron())
+    read = mesh_file.read(path)
+    assert np.asarray(read.vertices) == pytest.approx(VERTICES)
+    assert read.volume == pytest.approx(4.0)
+
+
+def test_unknown_suffix_is_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"\.fbx"):
+        mesh_file.write(tmp_path / "thing.fbx", tetrahedron())
+
+
+def test_a_failing_write_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(BadInput, match="No space left"):
+        mesh_file.write(tmp_path / "thing.glb", tetrahedron())
+    assert list(tmp_path.iterdir()) == []
+
+
+BROKEN = {
+    "no_faces.obj": "v 0 0 0\nv 1 0 0\nv 0 1 0\n",
+    "empty.ply": "",
+    "noise.stl": "\x00\x01garbage",
+    "flat.obj": "v 0 0 0\nv 1 0 0\nv 2 0 0\nf 1 2 3\n",
+    "nan.obj": "v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+    "infinite.obj": "v inf 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+    "stray.obj": "v 0 0 0\nv 1 0 0\nf 1 2 9\n",
+    "thing.xyz": "0 0 0",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_not_a_mesh_is_refused_in_one_line(tmp_path, name):
+    path = tmp_path / name
+    path.write_text(BROKEN[name])
+    with pytest.raises(BadInput) as caught:
+        mesh_file.read(path)
+    assert str(path) in str(caught.value)
+    assert "; " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"nowhere\.obj: no such file"):
+        mesh_file.read(tmp_path / "nowhere.obj")
+
+
+def test_faces_without_area_and_unused_vertices_are_left_out(tmp_path):
+    path = tmp_path / "thing.obj"
+    path.write_text("v 9 9 9\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 2 3 4\nf 2 3 3\n")
+    read = mesh_file.read(path)
+    assert len(read.faces) == 1
+    assert np.asarray(read.bounds).tolist() == [[0, 0, 0], [1, 1, 0]]
