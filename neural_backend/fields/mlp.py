@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -16,6 +17,15 @@ def _gaussian(x: Tensor) -> Tensor:
     return torch.exp(-4.0 * x * x)
 
 
+@functools.cache
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether a kind of device multiplies bfloat16 faster than float32."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    # without the processor's own instructions it is many times slower
+    return device == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+
+
 class MLP(torch.nn.Module):
     """[N, inputs] -> [N, outputs]; the last layer is linear.
 
@@ -26,6 +36,7 @@ class MLP(torch.nn.Module):
         hidden_layers, width: of the hidden layers; none makes a linear map.
         generator: where the first weights come from.
         frequency: of ``sine``; 30 for plain coordinates, less for encoded ones.
+        half: multiply in bfloat16 where the processor is made for it.
     """
 
     def __init__(
@@ -37,9 +48,11 @@ class MLP(torch.nn.Module):
         activation: Activation,
         generator: torch.Generator,
         frequency: float = 30.0,
+        half: bool = False,
     ):
         super().__init__()
         self.frequency = frequency
+        self._half = half
         self._activation: Callable[[Tensor], Tensor] = {
             "relu": torch.relu,
             "sigmoid": torch.sigmoid,
@@ -65,6 +78,12 @@ class MLP(torch.nn.Module):
         return torch.sin(self.frequency * x)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._half and x.dtype == torch.float32 and multiplies_bfloat16(x.device.type):
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return self._layers(x).float()
+        return self._layers(x)
+
+    def _layers(self, x: Tensor) -> Tensor:
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = torch.nn.functional.linear(x, weight, bias)

@@ -61,12 +61,15 @@ class RadianceField(torch.nn.Module):
             settings.activation,
             generator,
             frequency,
+            half=True,
         )
         self.colour: MLP | None = None
         if hashed or self.view_direction:
             inputs = self.geometry + (SPHERICAL_HARMONICS if self.view_direction else 0)
             layers = 2 if hashed else 1
-            self.colour = MLP(inputs, 3, layers, 64, settings.activation, generator, torch.pi)
+            self.colour = MLP(
+                inputs, 3, layers, 64, settings.activation, generator, torch.pi, half=True
+            )
 
     def density(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N] density per field unit and [N, G] geometry features, at [N, 3] in the unit box."""

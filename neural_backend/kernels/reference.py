@@ -41,10 +41,11 @@ class _WeightedSum(torch.autograd.Function):
             grad_table = torch.zeros_like(table).view(-1)
             for feature in range(features):
                 source = (weight * grad[:, feature, None]).view(-1)
-                if grad.requires_grad:
+                if grad.requires_grad or weight.requires_grad:
                     grad_table = grad_table.scatter_add(0, flat + feature, source)
                 else:
-                    grad_table.scatter_add_(0, flat + feature if feature else flat, source)
+                    # a feature's entries, seen from its first one, have the same places
+                    grad_table[feature:].scatter_add_(0, flat, source)
             grad_table = grad_table.view_as(table)
         if ctx.needs_input_grad[2]:
             grad_weight = torch.einsum("mcf,mf->mc", table[index], grad)
