@@ -79,7 +79,8 @@ class _Follower:
 def progress_status(event: protocol.Progress) -> Status:
     """``Training: 45 s of 120 s, 27.3 dB, 1:15 left``; or in steps where they end the run."""
     fraction = event.seconds / event.max_seconds if event.max_seconds else 0.0
-    text = f"Training: {event.seconds:.0f} s of {event.max_seconds:.0f} s"
+    seconds = min(event.seconds, event.max_seconds)
+    text = f"Training: {seconds:.0f} s of {event.max_seconds:.0f} s"
     if event.of and event.step / event.of > fraction:
         fraction = event.step / event.of
         text = f"Training: step {event.step} of {event.of}"

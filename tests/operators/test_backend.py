@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -181,3 +182,19 @@ def test_a_log_that_cannot_be_written(fake, tmp_path) -> None:
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"):
         result_of(train(tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals")
+def test_a_dead_child_s_pipe_does_not_end_blender(fake, tmp_path) -> None:
+    received = []
+    before = signal.signal(signal.SIGPIPE, lambda *_: received.append("SIGPIPE"))
+    try:
+        with open(os.devnull, "wb") as nothing:
+            child = backend.Child(sys.executable, ["doctor"], nothing, nothing)
+        while child.status() is None:
+            time.sleep(0.01)
+        child.pull_leash()
+        child.end()
+    finally:
+        signal.signal(signal.SIGPIPE, before)
+    assert received == []
