@@ -124,18 +124,18 @@ def _notes(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> l
         notes.append(f"too large to be framed: {', '.join(plan.left_out)}")
     if len(hidden) > len(plan.left_out):
         notes.append(f"{len(hidden)} objects that are no part of the subject are not shown")
-    if scene.render.engine == "CYCLES" and scene.cycles.use_denoising and not _denoises(scene):
+    if scene.render.engine == "CYCLES" and scene.cycles.use_denoising and not _denoises():
         notes.append("the denoiser is off: this Blender was built without it")
     return notes
 
 
-def _denoises(scene: bpy.types.Scene) -> bool:
+def _denoises() -> bool:
     """Whether Cycles' denoiser is there; rendering with one that is not is an error."""
     try:
         import _cycles
     except ImportError:
         return True
-    return getattr(_cycles, "with_openimagedenoise", True) or scene.cycles.denoiser == "OPTIX"
+    return getattr(_cycles, "with_openimagedenoise", True)
 
 
 def _set_up(
@@ -163,7 +163,7 @@ def _set_up(
     if render.engine == "CYCLES":
         if dataset.samples:
             scene.cycles.samples = dataset.samples
-        if scene.cycles.use_denoising and not _denoises(scene):
+        if scene.cycles.use_denoising and not _denoises():
             scene.cycles.use_denoising = False
     elif render.engine.startswith("BLENDER_EEVEE") and dataset.samples:
         scene.eevee.taa_render_samples = dataset.samples

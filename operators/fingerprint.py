@@ -39,10 +39,12 @@ _SKIP = {
 # of the output, and what an export sets for each view
 _OF_THE_OUTPUT = (
     "bake",
+    "denoiser",
     "ffmpeg",
     "image_settings",
     "pixel_aspect_x",
     "pixel_aspect_y",
+    "preview_denoiser",
     "resolution_percentage",
     "resolution_x",
     "resolution_y",

@@ -30,7 +30,7 @@ _FRAMES_TO_LOOK_AT = 9
 _FRAMES_SHOWN = 30
 _TIGHT = 30_000_000
 _NEAR, _FAR = 0.1, 100.0
-_CLOSEST = 1.1
+_CLOSEST = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,10 +217,9 @@ def fit(points: Points, rotation: Points, tangents: tuple[float, float]) -> Poin
         low = (local[:, axis] - tangent * local[:, 2]).min()
         position[axis] = (high + low) / 2
         ends.append((high - low) / (2 * tangent))
-    # and never inside the sphere around all of them: what is long and thin is seen end-on too
+    # and never right at the tip of what is long and thin and seen end-on
     low, high = local.min(0), local.max(0)
-    outside = (low[2] + high[2]) / 2 + _CLOSEST * np.linalg.norm(high - low) / 2
-    position[2] = max(*ends, outside)
+    position[2] = max(*ends, high[2] + _CLOSEST * np.linalg.norm(high - low))
     return rotation @ position
 
 
