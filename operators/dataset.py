@@ -112,8 +112,11 @@ def _notes(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> l
     camera = scene.camera
     if camera is not None and camera.type == "CAMERA" and camera.data.dof.use_dof:
         notes.append("depth of field is off: a field needs sharp views")
-    tree = getattr(scene, "compositing_node_group", None) or getattr(scene, "node_tree", None)
-    if scene.render.use_compositing and tree is not None and scene.use_nodes:
+    if hasattr(scene, "compositing_node_group"):  # from 5.0
+        composited = scene.compositing_node_group is not None
+    else:
+        composited = scene.use_nodes
+    if scene.render.use_compositing and composited:
         notes.append("the compositor is off: it would change each view on its own")
     editor = scene.sequence_editor
     # renamed in 4.4

@@ -34,7 +34,10 @@ _SKIP = {
     "use_fake_user",
     "users",
     "bindcode",
+    "depsgraph",
     "internal_links",
+    "layer_collection",
+    "use_nodes",
 }
 # of the output, and what an export sets for each view
 _OF_THE_OUTPUT = (

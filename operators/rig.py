@@ -101,7 +101,12 @@ def plan(
         shots = _camera_shots(context, dataset, collection)
     subject = rig.subject if generated else "scene"
     names = geometry.names_of(subject, collection, context.view_layer)
-    found = geometry.evaluated(scratch, lambda depsgraph: geometry.survey(depsgraph, names))
+
+    def look(depsgraph: bpy.types.Depsgraph) -> geometry.Survey:
+        _require_no_simulation(depsgraph)
+        return geometry.survey(depsgraph, names)
+
+    found = geometry.evaluated(scratch, look)
     pieces, left_out = found.subject(), ()
     if subject == "scene":
         pieces, left_out = geometry.without_enormous(pieces)
@@ -143,6 +148,19 @@ def preview_views(
         pieces, _ = geometry.without_enormous(pieces)
     points = np.concatenate([piece.points for piece in pieces])
     return with_files(generated_views(points, rig, dataset), rig)
+
+
+def _require_no_simulation(depsgraph: bpy.types.Depsgraph) -> None:
+    """Rigid bodies are simulated in the person's own scene only; elsewhere they have not moved."""
+    for instance in depsgraph.object_instances:
+        item = instance.object.original
+        if instance.is_instance or item.rigid_body is None:
+            continue
+        if not np.allclose(instance.matrix_world, item.matrix_world, rtol=1e-4, atol=1e-4):
+            raise BadInput(
+                f"{item.name} is moved by a rigid body simulation: bake it (Object > Rigid Body > "
+                "Bake To Keyframes) or go to its first frame"
+            )
 
 
 def with_files(views: Iterable[View], rig: RigSettings) -> tuple[View, ...]:

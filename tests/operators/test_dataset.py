@@ -1,0 +1,485 @@
+"""Dataset export: what is rendered, what is kept, and that nothing else changes."""
+
+from __future__ import annotations
+
+import errno
+import json
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+bpy = pytest.importorskip("bpy", reason="needs Blender as a module: pip install bpy")
+
+from neural_fields.neural_backend.config import DatasetSettings, RigSettings  # noqa: E402
+from neural_fields.neural_backend.dataset import transforms  # noqa: E402
+from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
+from neural_fields.operators import dataset, job  # noqa: E402
+
+SMALL = DatasetSettings(resolution=24, samples=1)
+FOUR = RigSettings(kind="hemisphere", views=4)
+
+
+@pytest.fixture
+def cube(scene):
+    """A red cube that gives light, off the origin, in Cycles; the scene's own render is odd."""
+    bpy.ops.mesh.primitive_cube_add(location=(3.0, 1.0, 0.0))
+    item = bpy.context.object
+    item.data.materials.append(shining((1.0, 0.0, 0.0, 1.0)))
+    render = scene.render
+    render.engine = "CYCLES"
+    scene.cycles.samples, scene.cycles.use_denoising = 1, False
+    scene.view_settings.view_transform = "Standard"
+    render.filepath = "//renders/prefix_"
+    render.resolution_x, render.resolution_y, render.resolution_percentage = 333, 77, 61
+    render.use_border = render.use_crop_to_border = True
+    render.border_min_x = 0.7
+    render.use_motion_blur = render.use_multiview = render.use_stamp = True
+    render.pixel_aspect_x = 1.5
+    scene.frame_step, scene.frame_start = 3, 5
+    return item
+
+
+def shining(colour):
+    material = bpy.data.materials.new("light")
+    if material.node_tree is None:  # before 5.0
+        material.use_nodes = True
+    nodes = material.node_tree.nodes
+    emission = nodes.new("ShaderNodeEmission")
+    emission.inputs["Color"].default_value = colour
+    output = next(node for node in nodes if node.type == "OUTPUT_MATERIAL")
+    material.node_tree.links.new(emission.outputs[0], output.inputs["Surface"])
+    return material
+
+
+def export(folder, rig=FOUR, settings=SMALL, collection=None) -> transforms.Dataset:
+    steps = dataset.export_steps(bpy.context, rig, settings, collection, folder)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def pixels(file: pathlib.Path) -> np.ndarray:
+    """[H, W, 4] as the file has them, top row first."""
+    image = bpy.data.images.load(str(file))
+    image.alpha_mode = "CHANNEL_PACKED"
+    values = np.array(image.pixels[:]).reshape(image.size[1], image.size[0], 4)[::-1]
+    bpy.data.images.remove(image)
+    return values
+
+
+def times(folder: pathlib.Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (folder / "images").glob("*.png")}
+
+
+def values(struct, path: str, depth: int = 3) -> Iterator[tuple[str, object]]:
+    """Every property of a structure and of those within it."""
+    for prop in struct.bl_rna.properties:
+        name = prop.identifier
+        if name in ("rna_type", "session_uid", "preview", "depsgraph", "use_nodes"):
+            continue
+        try:
+            value = getattr(struct, name)
+        except Exception:
+            continue
+        if prop.type == "POINTER":
+            if value is None or isinstance(value, bpy.types.ID):
+                yield f"{path}.{name}", value and value.name_full
+            elif depth:
+                yield from values(value, f"{path}.{name}", depth - 1)
+        elif prop.type == "COLLECTION":
+            yield f"{path}.{name}", len(value)
+        else:
+            yield (
+                f"{path}.{name}",
+                value
+                if isinstance(value, str)
+                else repr(list(value) if getattr(prop, "is_array", False) else value),
+            )
+
+
+def everything() -> dict[str, object]:
+    """All that an export could disturb."""
+    context = bpy.context
+    scene = context.scene
+    found = dict(values(scene, "scene"))
+    found |= dict(values(context.preferences.view, "preferences"))
+    found |= dict(values(context.view_layer, "layer"))
+    for item in bpy.data.objects:
+        found |= dict(values(item, item.name, depth=1))
+    for name in ("objects", "cameras", "scenes", "collections", "meshes", "worlds", "actions"):
+        found[f"data.{name}"] = [block.name for block in getattr(bpy.data, name)]
+    for name in ("render_complete", "render_cancel", "render_pre", "depsgraph_update_post"):
+        found[f"handlers.{name}"] = len(getattr(bpy.app.handlers, name))
+    found["selected"] = [item.name for item in context.selected_objects]
+    found["active"] = context.view_layer.objects.active and context.view_layer.objects.active.name
+    found["mode"] = context.mode
+    return found
+
+
+def test_a_dataset(cube, tmp_path: pathlib.Path) -> None:
+    result = export(tmp_path / "data")
+    read = transforms.read(tmp_path / "data")
+    assert len(read.views) == len(result.views) == 4
+    assert read.bounds == pytest.approx(np.array([[2, 0, -1], [4, 2, 1]]), abs=1e-4)
+    assert {view.split for view in read.views} == {"train", "val", "test"}
+    assert (tmp_path / "data" / "nerf_synthetic" / "transforms_train.json").exists()
+    assert sorted(file.name for file in (tmp_path / "data").glob("*.json")) == ["transforms.json"]
+    corners = np.array([[x, y, z, 1.0] for x in (2, 4) for y in (0, 2) for z in (-1, 1)])
+    for view in read.views:
+        image = pixels(tmp_path / "data" / view.file)
+        assert image.shape == (24, 24, 4)
+        alpha = image[..., 3]
+        assert alpha[0, 0] == 0.0
+        assert alpha[12, 12] == 1.0
+        # straight alpha: a border's colour is not darkened
+        assert (image[alpha > 0.05][:, 0] > 0.95).all()
+        local = np.linalg.inv(view.world_from_camera) @ corners.T
+        k = view.intrinsics
+        columns = k.cx - k.fl_x * local[0] / local[2]
+        rows = k.cy + k.fl_y * local[1] / local[2]
+        filled = np.argwhere(alpha > 0)
+        assert filled.min(0) == pytest.approx([rows.min() - 0.5, columns.min() - 0.5], abs=1.5)
+        assert filled.max(0) == pytest.approx([rows.max() - 0.5, columns.max() - 0.5], abs=1.5)
+
+
+def test_the_world_may_be_seen(cube, scene, tmp_path: pathlib.Path) -> None:
+    scene.world = bpy.data.worlds.new("world")
+    settings = DatasetSettings(resolution=8, samples=1, transparent=False)
+    result = export(tmp_path, settings=settings)
+    assert pixels(tmp_path / result.views[0].file)[0, 0, 3] == 1.0
+
+
+def finished(steps) -> None:
+    for _ in steps:
+        pass
+
+
+def cancelled(steps) -> None:
+    next(steps)
+    next(steps)
+    next(steps)
+    with pytest.raises(job.Cancelled):
+        steps.throw(job.Cancelled())
+
+
+def closed(steps) -> None:
+    next(steps)
+    next(steps)
+    steps.close()
+
+
+def failed(steps) -> None:
+    next(steps)
+    next(steps)
+    # Blender cannot write where a folder stands
+    folder = next(pathlib.Path(bpy.context.scene["output"]).iterdir())
+    (folder / ".0001.part.png").mkdir()
+    (folder / ".0001.part.png" / "inside").touch()
+    with pytest.raises(BadInput, match="cannot be written"):
+        finished(steps)
+
+
+@pytest.mark.parametrize("kind", ["hemisphere", "camera_path"])
+@pytest.mark.parametrize("end", [finished, cancelled, closed, failed])
+def test_everything_is_as_before(cube, scene, tmp_path: pathlib.Path, kind, end) -> None:
+    scene["output"] = str(tmp_path)
+    bpy.ops.object.camera_add(location=(3.0, -9.0, 0.0), rotation=(1.5, 0.0, 0.0))
+    scene.camera = camera = bpy.context.object
+    for frame in (5, 9):
+        camera.location.x = frame
+        camera.keyframe_insert("location", frame=frame)
+    scene.frame_end = 9
+    camera.data.dof.use_dof = True
+    scene.timeline_markers.new("cut", frame=6).camera = camera
+    scene.frame_set(7, subframe=0.25)
+    cube.hide_select = True
+    bpy.ops.object.select_all(action="DESELECT")
+    camera.select_set(True)
+    bpy.context.view_layer.objects.active = cube
+    bpy.context.view_layer.update()
+    before = everything()
+    rig = RigSettings(kind=kind, views=4)
+    end(dataset.export_steps(bpy.context, rig, SMALL, None, tmp_path))
+    assert everything() == before
+    parts = [file for file in (tmp_path / "images").glob(".*") if file.is_file()]
+    assert not parts
+    assert (tmp_path / "transforms.json").exists() == (end is finished)
+
+
+@pytest.mark.parametrize("mode", ["EDIT", "SCULPT"])
+def test_modes_are_kept(cube, tmp_path: pathlib.Path, mode) -> None:
+    bpy.ops.object.mode_set(mode=mode)
+    assert len(export(tmp_path).views) == 4
+    assert bpy.context.object.mode == mode
+    bpy.ops.object.mode_set(mode="OBJECT")
+
+
+def test_a_second_export_renders_what_is_missing(cube, tmp_path: pathlib.Path) -> None:
+    export(tmp_path)
+    first = times(tmp_path)
+    export(tmp_path)
+    assert times(tmp_path) == first
+    (tmp_path / "images" / "0002.png").unlink()
+    half = (tmp_path / "images" / "0003.png").read_bytes()[:50]
+    (tmp_path / "images" / "0003.png").write_bytes(half)
+    export(tmp_path)
+    second = times(tmp_path)
+    assert {name for name in first if first[name] != second[name]} == {"0002.png", "0003.png"}
+
+
+def test_a_cancelled_export_goes_on(cube, tmp_path: pathlib.Path) -> None:
+    steps = dataset.export_steps(bpy.context, FOUR, SMALL, None, tmp_path)
+    for _ in range(4):
+        next(steps)
+    steps.close()
+    first = times(tmp_path)
+    assert sorted(first) == ["0001.png", "0002.png"]
+    with pytest.raises(BadInput):
+        transforms.read(tmp_path)
+    export(tmp_path)
+    assert first.items() <= times(tmp_path).items()
+    assert len(times(tmp_path)) == 4
+
+
+def moved(cube, scene):
+    cube.location.x += 1.0
+
+
+def recoloured(cube, scene):
+    nodes = cube.data.materials[0].node_tree.nodes
+    nodes["Emission"].inputs["Color"].default_value = 0.0, 1.0, 0.0, 1.0
+
+
+def relinked(cube, scene):
+    tree = cube.data.materials[0].node_tree
+    tree.links.clear()
+
+
+def lit(cube, scene):
+    light = bpy.data.objects.new("light", bpy.data.lights.new("light", "SUN"))
+    scene.collection.objects.link(light)
+
+
+def exposed(cube, scene):
+    scene.view_settings.exposure = 1.0
+
+
+def bounced(cube, scene):
+    scene.cycles.max_bounces = 2
+
+
+@pytest.mark.parametrize("change", [moved, recoloured, relinked, lit, exposed, bounced])
+def test_a_changed_scene_is_rendered_again(cube, scene, tmp_path: pathlib.Path, change) -> None:
+    export(tmp_path)
+    first = times(tmp_path)
+    change(cube, scene)
+    export(tmp_path)
+    second = times(tmp_path)
+    assert all(first[name] != second[name] for name in first)
+
+
+def test_what_no_view_shows_changes_nothing(cube, scene, tmp_path: pathlib.Path) -> None:
+    export(tmp_path)
+    first = times(tmp_path)
+    bpy.data.materials.new("unused")
+    bpy.ops.object.camera_add()
+    bpy.ops.object.select_all(action="SELECT")
+    scene.render.filepath = "//elsewhere"
+    scene.render.resolution_x = 17
+    export(tmp_path)
+    assert times(tmp_path) == first
+
+
+def test_other_settings_never_mix(cube, tmp_path: pathlib.Path) -> None:
+    export(tmp_path)
+    (tmp_path / "images" / "notes.txt").write_text("mine")
+    fewer = RigSettings(kind="hemisphere", views=3)
+    steps = dataset.export_steps(
+        bpy.context, fewer, DatasetSettings(resolution=16, samples=1), None, tmp_path
+    )
+    next(steps)
+    next(steps)
+    # from here on, what stands is of the new export or not ours
+    assert sorted(file.name for file in (tmp_path / "images").iterdir()) == [
+        "export.json",
+        "notes.txt",
+    ]
+    assert not (tmp_path / "transforms.json").exists()
+    finished(steps)
+    assert sorted(times(tmp_path)) == ["0001.png", "0002.png", "0003.png"]
+    assert all(pixels(file).shape[0] == 16 for file in (tmp_path / "images").glob("*.png"))
+
+
+def test_what_is_not_ours_is_not_touched(cube, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "images").mkdir()
+    mine = tmp_path / "images" / "0002.png"
+    mine.write_bytes(b"mine")
+    with pytest.raises(BadInput, match=r"0002\.png.*not written by Neural Fields"):
+        export(tmp_path)
+    state = {"neural_fields": 1, "views": {"../mine.txt": "x", "images/0002.png": 3}}
+    (tmp_path / "images" / "export.json").write_text(json.dumps(state))
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(BadInput, match="not written by Neural Fields"):
+        export(tmp_path)
+    assert (tmp_path / "mine.txt").exists()
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    (tmp_path / "transforms.json").write_text('{"frames": []}')
+    with pytest.raises(BadInput, match=r"transforms\.json.*choose another"):
+        export(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a {blend_name} b", "frame ####", "ünïcode ' \"", "%04d"])
+def test_odd_folders(cube, tmp_path: pathlib.Path, name) -> None:
+    folder = tmp_path / name
+    export(folder, RigSettings(views=3), DatasetSettings(resolution=8, samples=1))
+    assert len(times(folder)) == 3
+    assert [item.name for item in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_that_is_a_file(cube, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match=r"file.*cannot be written.*choose another"):
+        export(tmp_path / "file")
+
+
+def test_a_full_disk(cube, tmp_path: pathlib.Path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(dataset.os, "replace", full)
+    with pytest.raises(BadInput, match="disk is full; free some space"):
+        export(tmp_path)
+
+
+def test_a_render_that_writes_nothing(cube, tmp_path: pathlib.Path, monkeypatch) -> None:
+    monkeypatch.setattr(dataset, "_render_here", lambda scene, file: None)
+    with pytest.raises(BadInput, match="no whole image was written"):
+        export(tmp_path)
+
+
+def test_a_render_that_fails(cube, scene, tmp_path: pathlib.Path) -> None:
+    class Broken(bpy.types.RenderEngine):
+        bl_idname = "BROKEN"
+        bl_label = "Broken"
+
+        def render(self, depsgraph):
+            self.report({"ERROR"}, "out of memory")
+
+    bpy.utils.register_class(Broken)
+    try:
+        scene.render.engine = "BROKEN"
+        before = everything()
+        with pytest.raises(BadInput, match=r"images/0001\.png could not be rendered: .*out of mem"):
+            export(tmp_path)
+        assert everything() == before
+        assert not times(tmp_path)
+    finally:
+        scene.render.engine = "CYCLES"
+        bpy.utils.unregister_class(Broken)
+
+
+def test_no_camera_and_nothing_to_render(cube, scene, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(BadInput, match="no camera"):
+        export(tmp_path, RigSettings(kind="cameras"))
+    bpy.data.objects.remove(cube)
+    with pytest.raises(BadInput, match="nothing to render"):
+        export(tmp_path)
+    assert not (tmp_path / "transforms.json").exists()
+
+
+@pytest.mark.parametrize("engine", ["CYCLES", "BLENDER_WORKBENCH"])
+def test_only_the_subject_is_seen(cube, scene, tmp_path: pathlib.Path, engine) -> None:
+    cube.select_set(True)
+    inner = bpy.data.collections.new("inner")
+    scene.collection.children.link(inner)
+    for where in (scene.collection, inner):
+        wall = bpy.data.objects.new("wall", bpy.data.meshes.new("wall"))
+        corners = [(-9, -9, 3), (9, -9, 3), (9, 9, 3), (-9, 9, 3)]
+        wall.data.from_pydata(corners, [], [(0, 1, 2, 3)])
+        where.objects.link(wall)
+    scene.render.engine = engine
+    rig = RigSettings(kind="orbit", rings=1, lowest=1.5, highest=1.5, views=3, subject="selection")
+    before = everything()
+    above = export(tmp_path / "without", rig)
+    assert everything() == before
+    image = pixels(tmp_path / "without" / above.views[0].file)
+    assert 0.5 < image[..., 3].mean() < 0.95
+    assert image[0, 0, 3] == 0.0
+    with_world = DatasetSettings(resolution=24, samples=1, transparent=False)
+    seen = export(tmp_path / "with", rig, with_world)
+    assert pixels(tmp_path / "with" / seen.views[0].file)[0, 0, 3] == 1.0
+
+
+def test_camera_path_shows_one_moment(cube, scene, tmp_path: pathlib.Path) -> None:
+    """The camera moves, the world stands still at the current frame."""
+    for frame, x in ((5, 3.0), (7, 300.0)):
+        cube.location.x = x
+        cube.keyframe_insert("location", frame=frame)
+    bpy.ops.object.camera_add(location=(3.0, -9.0, 0.0), rotation=(np.pi / 2, 0.0, 0.0))
+    scene.camera = bpy.context.object
+    for frame, x in ((5, 3.0), (7, 3.5)):
+        scene.camera.location.x = x
+        scene.camera.keyframe_insert("location", frame=frame)
+    scene.frame_end = 7
+    scene.frame_set(5)
+    scene.render.resolution_x, scene.render.resolution_y = 64, 32
+    scene.render.pixel_aspect_x = 1.0
+    result = export(tmp_path, RigSettings(kind="camera_path"))
+    assert len(result.views) == 3
+    for view in result.views:
+        image = pixels(tmp_path / view.file)
+        assert image.shape == (12, 24, 4)
+        assert image[6, 12, 3] == 1.0
+
+
+def test_a_simulation_in_the_middle_is_refused(cube, scene, tmp_path: pathlib.Path) -> None:
+    bpy.ops.rigidbody.object_add()
+    scene.frame_start = 1
+    assert len(export(tmp_path).views) == 4
+    for frame in range(1, 15):
+        scene.frame_set(frame)
+    with pytest.raises(BadInput, match="Bake To Keyframes"):
+        export(tmp_path)
+
+
+def test_samples_of_each_engine(cube, scene, tmp_path: pathlib.Path) -> None:
+    with dataset.Scratch(scene, bpy.context.view_layer) as scratch:
+        dataset._set_up(scratch, scratch.scene, DatasetSettings(samples=7), frozenset())
+        assert scratch.scene.cycles.samples == 7
+        assert scene.cycles.samples == 1
+        dataset._set_up(scratch, scratch.scene, DatasetSettings(samples=0), frozenset())
+        assert scratch.scene.cycles.samples == 7
+
+
+def test_notes(cube, scene, tmp_path: pathlib.Path, capsys) -> None:
+    bpy.ops.mesh.primitive_plane_add(size=900.0)
+    export(tmp_path)
+    printed = capsys.readouterr().out
+    assert "motion blur is off" in printed
+    assert "too large to be framed: Plane" in printed
+
+
+def test_progress(cube, tmp_path: pathlib.Path) -> None:
+    seen = list(dataset.export_steps(bpy.context, FOUR, SMALL, None, tmp_path))
+    assert [status.text.split(" (")[0].split(",")[0] for status in seen[1:]] == [
+        f"View {number} of 4" for number in (1, 2, 3, 4)
+    ]
+    assert [status.fraction for status in seen[1:]] == [0.0, 0.25, 0.5, 0.75]
+    assert seen[2].text.endswith("0:00 left")
+    assert dataset._clock(3725) == "1:02:05"
+
+
+def test_the_operator(cube, scene, tmp_path: pathlib.Path) -> None:
+    scene.neural_fields.rig.views = 3
+    scene.neural_fields.dataset.resolution = 8
+    result = bpy.ops.neural_fields.export_dataset(output=str(tmp_path))
+    assert result == {"FINISHED"}
+    assert len(transforms.read(tmp_path / "dataset").views) == 3
+    bpy.data.objects.remove(cube)
+    with pytest.raises(RuntimeError, match="nothing to render"):
+        bpy.ops.neural_fields.export_dataset(output=str(tmp_path))
