@@ -16,7 +16,7 @@ def draw_lines(
     layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE"
 ) -> None:
     """Draw a text over as many lines as the region's width asks for."""
-    letter = 7.0 * context.preferences.system.ui_scale
+    letter = 6.2 * context.preferences.system.ui_scale
     width = max(int((context.region.width - 40) / letter), 20)
     column = layout.column(align=True)
     column.scale_y = 0.8
@@ -56,14 +56,11 @@ class NEURAL_FIELDS_PT_main(_Panel, bpy.types.Panel):
     def _draw_job(self, context: bpy.types.Context) -> None:
         column = self.layout.column()
         fraction = owner.status.fraction
-        row = column.row(align=True)
-        bar = row.row(align=True)
-        bar.scale_y = 1.6
+        row = column.split(factor=0.7, align=True)
+        row.scale_y = 1.6
         text = owner.label if fraction is None else f"{fraction:.0%}"
-        bar.progress(factor=fraction or 0.0, text=text)
-        stop = row.row(align=True)
-        stop.scale_y = 1.6
-        stop.operator("neural_fields.cancel", text="Cancel", icon="CANCEL")
+        row.progress(factor=fraction or 0.0, text=text)
+        row.operator("neural_fields.cancel", text="Cancel", icon="CANCEL")
         draw_lines(column, context, owner.status.text)
 
 

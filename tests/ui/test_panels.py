@@ -23,7 +23,7 @@ class Layout:
     def _inner(self, **_) -> Layout:
         return Layout(self.drawn)
 
-    row = column = box = _inner
+    row = column = box = split = _inner
 
     def prop(self, data, name: str, **_) -> None:
         assert name in data.bl_rna.properties, name
@@ -104,7 +104,7 @@ def test_an_error_is_shown_whole_in_lines_that_fit(context) -> None:
     job.owner.error = ""
     assert len(lines) > 1
     assert " ".join(lines).startswith("/a/folder: cannot be written to")
-    assert all(len(line) <= 40 for line in lines)
+    assert all(len(line) <= 45 for line in lines)
 
 
 def test_results_of_a_run_are_offered_when_there_is_one(context, tmp_path) -> None:
