@@ -12,6 +12,8 @@ from typing import Any
 
 import bpy
 
+from .scratch import RESULT_MARK
+
 # what Blender fills in for itself, and what only the editors show
 _SKIP = {
     "asset_data",
@@ -107,7 +109,7 @@ def _scene(scene: bpy.types.Scene, follow: Follow) -> Iterator[str]:
             place = [round(value, 6) for row in item.matrix_world for value in row]
             yield f"light {item.name_full} {item.hide_render} {place}"
             yield from _values(item.data, f"light {item.name_full}", follow)
-        elif item.type != "CAMERA":
+        elif item.type != "CAMERA" and RESULT_MARK not in item:
             look = [getattr(item, name, None) for name in _VISIBILITY]
             yield f"object {item.name_full} {look} {list(item.color)}"
 

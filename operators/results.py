@@ -12,12 +12,10 @@ from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, folders, glb, knobs, rig
 from .job import JobOperator, Status, Steps
+from .scratch import RESULT_MARK as MARK
 
 COLLECTION = "Neural Fields"
 COLOUR = "Color"
-MARK = "neural_fields_run"
-"""Custom property of the data-blocks that this module made; it holds the run's name."""
-
 FIRST_FRAME, FRAMES = "neural_fields_first_frame", "neural_fields_frames"
 """Custom properties of a sequence's image: what an image user of it needs."""
 
@@ -98,8 +96,20 @@ def sequence_views(
     )
 
 
-def import_mesh(context: bpy.types.Context, file: pathlib.Path, name: str) -> bpy.types.Object:
-    """Bring a mesh that the backend wrote into the scene, where its vertices say.
+def scene_of(name: str) -> bpy.types.Scene:
+    """The scene that a job was started in: the person may look at another one by now.
+
+    Raises:
+        BadInput: when it is gone.
+    """
+    scene = bpy.data.scenes.get(name)
+    if scene is None:
+        raise BadInput(f"the scene {name} is gone: start again in another scene")
+    return scene
+
+
+def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:
+    """Bring a mesh that the backend wrote into a scene, where its vertices say.
 
     The object is named ``name`` and stands in the scene's collection "Neural Fields". Where an
     earlier import of the same name is, its mesh is replaced and its placement kept.
@@ -109,7 +119,7 @@ def import_mesh(context: bpy.types.Context, file: pathlib.Path, name: str) -> bp
     """
     triangles = glb.read(file)
     mesh = _mesh(triangles, name)
-    collection = _collection(context.scene)
+    collection = _collection(scene)
     found = next((item for item in collection.objects if item.get(MARK) == name), None)
     if found is None:
         found = bpy.data.objects.new(name, mesh)
@@ -125,7 +135,7 @@ def import_mesh(context: bpy.types.Context, file: pathlib.Path, name: str) -> bp
                 bpy.data.materials.remove(material)
     mesh.name = name
     mesh.materials[0].name = name
-    _show_colours(context)
+    _show_colours()
     return found
 
 
@@ -185,11 +195,11 @@ def _collection(scene: bpy.types.Scene) -> bpy.types.Collection:
     return collection
 
 
-def _show_colours(context: bpy.types.Context) -> None:
+def _show_colours() -> None:
     """Let the solid view show colour attributes, in the windows that are open."""
     if bpy.app.background:
         return
-    for window in context.window_manager.windows:
+    for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
             if area.type == "VIEW_3D" and area.spaces.active.shading.type == "SOLID":
                 area.spaces.active.shading.color_type = "VERTEX"
@@ -260,6 +270,7 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
     )
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
+        scene = context.scene.name
         if self.filepath:
             file = pathlib.Path(os.path.abspath(bpy.path.abspath(self.filepath)))
             name = file.parent.name if file.name == folders.MESH else file.stem
@@ -270,7 +281,7 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
             if self.extract or _is_stale(file, output):
                 program = yield from backend.check_steps()
                 yield from mesh_steps(program, output, settings.result.mesh_resolution)
-        imported = import_mesh(context, file, name)
+        imported = import_mesh(scene_of(scene), file, name)
         return f"Imported {imported.name}: {len(imported.data.polygons)} faces"
 
 

@@ -161,9 +161,9 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     )
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
-        scene = context.scene
-        settings = knobs.settings_of(scene, self._overrides())
-        output = folders.output_folder(scene, self.output)
+        scene = context.scene.name
+        settings = knobs.settings_of(context.scene, self._overrides())
+        output = folders.output_folder(context.scene, self.output)
         views = ()
         # what would fail after an hour of rendering must fail now
         if settings.result.sequence:
@@ -184,7 +184,8 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         brought = []
         if settings.result.mesh:
             file = yield from results.mesh_steps(program, output, settings.result.mesh_resolution)
-            brought.append(f"mesh {results.import_mesh(context, file, output.name).name}")
+            mesh = results.import_mesh(results.scene_of(scene), file, output.name)
+            brought.append(f"mesh {mesh.name}")
         if settings.result.sequence:
             folder = yield from results.sequence_steps(program, output, views)
             brought.append(f"sequence {results.import_sequence(folder, output.name).name}")

@@ -8,6 +8,8 @@ import time
 import bpy
 import pytest
 from neural_fields.neural_backend import config, protocol
+from neural_fields.neural_backend.dataset import transforms
+from neural_fields.neural_backend.protocol import BadInput
 from neural_fields.operators import backend, geometry, job, knobs, results, train
 
 
@@ -169,6 +171,37 @@ def test_cancelling_keeps_the_checkpoint(fake, start_scene, no_renders, output) 
     fake.fails("")
     bpy.ops.neural_fields.import_mesh(output=str(output))
     assert "a rün" in bpy.data.objects
+
+
+def test_renders_that_are_there_are_used_again(fake, start_scene, output, capsys) -> None:
+    start_scene.render.engine = "CYCLES"
+    start_scene.neural_fields.dataset.samples = 1
+    for _ in range(2):
+        bpy.ops.neural_fields.train(output=str(output), views=3, resolution=8, results={"MESH"})
+        written = transforms.read(output / "dataset")
+        assert len(written.views) == 3
+        printed = capsys.readouterr().out
+    assert "View 3 of 3" not in printed, "the mesh that came back is no part of the scene"
+
+
+def test_a_camera_rig_without_a_camera(fake, start_scene, output) -> None:
+    bpy.data.objects.remove(start_scene.camera)
+    for rig in ("cameras", "camera_path"):
+        with pytest.raises(RuntimeError, match="camera") as caught:
+            bpy.ops.neural_fields.train(output=str(output), rig=rig, results={"MESH"})
+        assert str(caught.value).strip().count("\n") == 0
+    assert "train" not in fake.commands
+
+
+def test_the_mesh_goes_where_the_training_was_started(fake, start_scene, output) -> None:
+    other = bpy.data.scenes.new("Other")
+    fake.write_glb(output.parent / "mesh.glb")
+    results.import_mesh(results.scene_of("Scene"), output.parent / "mesh.glb", "one")
+    results.import_mesh(results.scene_of("Other"), output.parent / "mesh.glb", "two")
+    assert "one" in start_scene.objects
+    assert [item.name for item in other.objects] == ["two"]
+    with pytest.raises(BadInput, match="the scene Gone is gone"):
+        results.scene_of("Gone")
 
 
 def test_a_generated_rig_s_sequence_needs_something_to_orbit(fake, start_scene, output) -> None:
