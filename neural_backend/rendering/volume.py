@@ -14,9 +14,6 @@ from ..kernels import Kernels, Samples
 from ..sampling.occupancy import OccupancyGrid
 from ..sampling.rays import Cameras, intersect_box
 
-STEP = math.sqrt(3.0) / 512
-"""Length of a sample, field units."""
-
 OPAQUE = 1e-4
 """Samples behind what lets through less than this are left out."""
 
@@ -40,7 +37,7 @@ def march(
     near, far = intersect_box(origins, directions, grid.low, grid.high)
     if jitter is None:
         jitter = torch.full_like(near, 0.5)
-    return kernels.march(origins, directions, near, far, grid.occupied, STEP, jitter)
+    return kernels.march(origins, directions, near, far, grid.occupied, grid.step, jitter)
 
 
 @torch.no_grad()

@@ -30,17 +30,22 @@ class OccupancyGrid:
         step: length of a sample, field units.
 
     Attributes:
+        step: as given.
         occupied: [G, G, G] bool.
         low, high: [3] corners of the box around the occupied cells.
     """
 
     def __init__(self, possible: Tensor, step: float):
-        self._limit = -math.log1p(-OPACITY) / step
+        self.step = step
         self._size = possible.shape[0]
         self.possible = possible
         # every possible cell gets the benefit of the doubt until it has been looked at often
         self.density = possible * (2.0 * self._limit)
         self._refresh()
+
+    @property
+    def _limit(self) -> float:
+        return -math.log1p(-OPACITY) / self.step
 
     def _refresh(self) -> None:
         candidates = self.density[self.possible]
@@ -74,7 +79,7 @@ class OccupancyGrid:
             cells.append(indices[pick])
         cell = torch.cat(cells)
         size = self._size
-        corner = torch.stack([cell // size**2, cell // size % size, cell % size], -1)
+        corner = _coordinates(cell, size)
         inside = torch.rand(corner.shape, generator=generator, device=device)
         with torch.no_grad():
             value = density((corner + inside) / size)
@@ -84,7 +89,8 @@ class OccupancyGrid:
         self._refresh()
 
     def state(self) -> dict[str, Tensor]:
-        return {"possible": self.possible, "density": self.density}
+        step = torch.tensor(self.step, dtype=torch.float64)
+        return {"possible": self.possible, "density": self.density, "step": step}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up ``state()``.
@@ -96,13 +102,14 @@ class OccupancyGrid:
         device = self.density.device
         if state["density"].shape != self.density.shape:
             raise ValueError("the occupancy grid has another resolution")
+        self.step = float(state["step"])
         self.possible = state["possible"].to(device)
         self.density = state["density"].to(device)
         self._refresh()
 
 
 def full_grid(size: int, step: float, device: torch.device) -> OccupancyGrid:
-    """A grid that knows nothing yet."""
+    """A grid of ``size`` cells along each edge that knows nothing yet."""
     possible = torch.ones(size, size, size, dtype=torch.bool, device=device)
     return OccupancyGrid(possible, step)
 
@@ -115,15 +122,39 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     contradict each other so much that nothing is left.
     """
     device = cameras.origins.device
+    left, coarse = torch.arange(1, device=device), 1
+    # what is empty as one large cell needs no look at its small ones
+    for finer in (size // 4, size) if size % 4 == 0 else (size,):
+        left = _carve(images, cameras, _subdivide(left, coarse, finer), finer)
+        coarse = finer
+    if len(left) == 0:
+        return torch.ones(size, size, size, dtype=torch.bool, device=device)
+    hull = torch.zeros(size**3, dtype=torch.bool, device=device)
+    hull[left] = True
+    return hull.view(size, size, size)
+
+
+def _coordinates(cells: Tensor, size: int) -> Tensor:
+    """[N, 3] integer coordinates of the cells [N] of a grid."""
+    return torch.stack([cells // size**2, cells // size % size, cells % size], -1)
+
+
+def _subdivide(cells: Tensor, size: int, finer: int) -> Tensor:
+    """The cells of a finer grid in some cells of a coarse one; a whole number of times finer."""
+    factor = finer // size
+    inner = _coordinates(torch.arange(factor**3, device=cells.device), factor)
+    parts = (_coordinates(cells, size)[:, None] * factor + inner).view(-1, 3)
+    return (parts[:, 0] * finer + parts[:, 1]) * finer + parts[:, 2]
+
+
+def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
+    """Those of a grid's cells [N] that no view shows to be empty."""
     half_diagonal = 0.5 * math.sqrt(3.0) / size
-    left = torch.arange(size**3, device=device)
     for index, view in enumerate(images.views):
-        alpha = images.image(index)[..., 3]
-        background = alpha <= _TRANSPARENT
+        background = images.image(index)[..., 3] <= _TRANSPARENT
         if not background.any():
             continue
-        corner = torch.stack([left // size**2, left // size % size, left % size], -1)
-        x, y, depth = cameras.project((corner + 0.5) / size, index)
+        x, y, depth = cameras.project((_coordinates(cells, size) + 0.5) / size, index)
         focal = max(view.intrinsics.fl_x, view.intrinsics.fl_y)
         # a pixel more, because its colour is gathered from around its centre
         footprint = focal * half_diagonal / (depth - half_diagonal).clamp(min=1e-9) + 1.5
@@ -134,16 +165,12 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
         if not seen.any():
             continue
         reach = math.ceil(float(footprint[seen].max()))
-        something = _dilate(~background, reach).to(device)
+        something = _dilate(~background, reach).to(cells.device)
         column, row = x[seen].long().clamp(0, w - 1), y[seen].long().clamp(0, h - 1)
-        keep = torch.ones_like(seen)
+        keep = ~seen
         keep[seen] = something[row, column]
-        left = left[keep]
-    if len(left) == 0:
-        return torch.ones(size, size, size, dtype=torch.bool, device=device)
-    hull = torch.zeros(size**3, dtype=torch.bool, device=device)
-    hull[left] = True
-    return hull.view(size, size, size)
+        cells = cells[keep]
+    return cells
 
 
 def _dilate(mask: Tensor, reach: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -27,6 +28,10 @@ FOURIER_RATE = 5e-4
 LAST_RATE = 0.03
 """The learning rate at the end, as a fraction of the first."""
 WEIGHT_DECAY = 1e-6
+
+PIXELS_A_STEP = 1.5
+SHORTEST_STEP = math.sqrt(3.0) / 1024
+LONGEST_STEP = math.sqrt(3.0) / 256
 
 GRID_EVERY = 16  # steps
 _CPU_BATCH = 2**16
@@ -80,7 +85,7 @@ class NerfTask:
 
         self.field = RadianceField(settings, self._kernels).to(device)
         hull = visual_hull(self._images, self._cameras, RESOLUTION)
-        self.grid = OccupancyGrid(hull, volume.STEP)
+        self.grid = OccupancyGrid(hull, step_length(self._cameras))
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         hashed = settings.encoding == "hash"
         self._rate = settings.learning_rate or (HASH_RATE if hashed else FOURIER_RATE)
@@ -209,6 +214,13 @@ class NerfTask:
         return (both.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
 
 
+def step_length(cameras: Cameras) -> float:
+    """Length of a sample, field units: about as fine as the views show the box's middle."""
+    distance = (cameras.origins - 0.5).norm(dim=-1)
+    pixel = float((distance / cameras.intrinsics[:, 0]).median())
+    return min(max(PIXELS_A_STEP * pixel, SHORTEST_STEP), LONGEST_STEP)
+
+
 def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -> None:
     prefix, grid_prefix = "field.", "field.grid."
     grid.load_state(
@@ -237,6 +249,6 @@ def load_field(
     """
     kernels = choose(device)
     field = RadianceField(settings_of_state(settings, state), kernels).to(device)
-    grid = full_grid(RESOLUTION, volume.STEP, device)
+    grid = full_grid(RESOLUTION, SHORTEST_STEP, device)
     _load(field, grid, state)
     return field.eval(), grid, kernels
