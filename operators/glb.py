@@ -143,7 +143,9 @@ class _Document:
         end = start + (count - 1) * stride + kind.itemsize * width
         if count < 1 or start < 0 or stride < kind.itemsize * width or end > len(self._bin):
             raise ValueError("its data is cut short")
-        values = np.ndarray((count, width), kind, self._bin, start, (stride, kind.itemsize))
+        values: npt.NDArray[Any] = np.ndarray(
+            (count, width), kind, self._bin, start, (stride, kind.itemsize)
+        )
         if accessor.get("normalized"):
             return values / np.float32(np.iinfo(kind).max)
         return values
@@ -155,7 +157,7 @@ def _matrix(node: dict[str, Any]) -> mathutils.Matrix:
         return mathutils.Matrix(columns.T.tolist())
     x, y, z, w = node.get("rotation", (0.0, 0.0, 0.0, 1.0))
     return mathutils.Matrix.LocRotScale(
-        mathutils.Vector(node.get("translation", (0.0, 0.0, 0.0))),
+        node.get("translation", (0.0, 0.0, 0.0)),
         mathutils.Quaternion((w, x, y, z)),
-        mathutils.Vector(node.get("scale", (1.0, 1.0, 1.0))),
+        node.get("scale", (1.0, 1.0, 1.0)),
     )

@@ -12,7 +12,7 @@ import re
 import time
 import traceback
 from collections.abc import Generator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import bpy
 from bpy.app.handlers import persistent
@@ -20,6 +20,10 @@ from bpy.app.handlers import persistent
 from ..neural_backend.protocol import BadInput
 
 T = TypeVar("T")
+if TYPE_CHECKING:  # what mixes JobOperator in is an operator
+    _Operator = bpy.types.Operator
+else:
+    _Operator = object
 
 TICK = 0.1
 """Seconds between two steps of a job in the window."""
@@ -171,7 +175,7 @@ def one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text or 'no details'} (details are in the console)"
 
 
-class JobOperator:
+class JobOperator(_Operator):
     """Mixin of ``bpy.types.Operator``: runs ``steps``, in the window or in the background."""
 
     _steps: Steps[Any] | None = None
@@ -188,7 +192,7 @@ class JobOperator:
             return False
         return context.scene is not None
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def execute(self, context: bpy.types.Context) -> set[Any]:
         steps = self._steps = self.steps(context)
         try:
             owner.start(self.bl_label, steps)
@@ -203,7 +207,7 @@ class JobOperator:
         _redraw(context)
         return {"RUNNING_MODAL"}
 
-    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[str]:
+    def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[Any]:
         if not owner.owns(self._steps):
             return self._leave(context)
         if event.type == "ESC" and event.value == "PRESS":
@@ -229,7 +233,7 @@ class JobOperator:
             owner.close()
         self._clear(context)
 
-    def _leave(self, context: bpy.types.Context) -> set[str]:
+    def _leave(self, context: bpy.types.Context) -> set[Any]:
         self._clear(context)
         if owner.error:
             self.report({"ERROR"}, owner.error)
@@ -246,7 +250,7 @@ class JobOperator:
             context.workspace.status_text_set(None)
         _redraw(context)
 
-    def _drain(self) -> set[str]:
+    def _drain(self) -> set[Any]:
         printer = _Printer(owner.label)
         shown = Status("")
         try:
@@ -326,7 +330,7 @@ class NEURAL_FIELDS_OT_cancel(bpy.types.Operator):
     def poll(cls, context: bpy.types.Context) -> bool:
         return owner.running
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def execute(self, context: bpy.types.Context) -> set[Any]:
         owner.cancel()
         _redraw(context)
         return {"FINISHED"}

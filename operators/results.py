@@ -131,7 +131,7 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
         if old.users == 0:
             bpy.data.meshes.remove(old)
         for material in materials:
-            if material.users == 0 and MARK in material:
+            if material.users == 0 and material.get(MARK):
                 bpy.data.materials.remove(material)
     mesh.name = name
     mesh.materials[0].name = name
@@ -170,7 +170,7 @@ def _material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
     material = bpy.data.materials.new(name)
     material[MARK] = name
     # the solid view's Material colour
-    material.diffuse_color = (*np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist(), 1.0)
+    material.diffuse_color[:3] = np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist()
     if material.node_tree is None:  # from 5.0 a material always has one
         material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -187,7 +187,7 @@ def _material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
 
 def _collection(scene: bpy.types.Scene) -> bpy.types.Collection:
     for collection in scene.collection.children_recursive:
-        if collection.name == COLLECTION or MARK in collection:
+        if collection.name == COLLECTION or collection.get(MARK):
             return collection
     collection = bpy.data.collections.new(COLLECTION)
     collection[MARK] = scene.name

@@ -6,6 +6,7 @@ from typing import Any
 import bpy
 
 from ..neural_backend import config, protocol
+from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, dataset, folders, geometry, knobs, results
 from .job import JobOperator, Status, Steps
@@ -164,7 +165,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         scene = context.scene.name
         settings = knobs.settings_of(context.scene, self._overrides())
         output = folders.output_folder(context.scene, self.output)
-        views = ()
+        views: tuple[transforms.View, ...] = ()
         # what would fail after an hour of rendering must fail now
         if settings.result.sequence:
             views = results.sequence_views(context, settings)

@@ -1,6 +1,7 @@
 """The tab "Neural Fields" of the 3D view's sidebar."""
 
 import textwrap
+from typing import TYPE_CHECKING, Any
 
 import bpy
 
@@ -8,12 +9,16 @@ from ..neural_backend.protocol import BadInput, RunFolder
 from ..operators import folders
 from ..operators.job import owner
 
+if TYPE_CHECKING:  # what mixes _Panel in is a panel
+    _Base = bpy.types.Panel
+else:
+    _Base = object
 _GENERATED = ("sphere", "hemisphere", "orbit", "random")
 _OFTEN = ("field", "encoding", "device", "max_seconds")
 
 
 def draw_lines(
-    layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: str = "NONE"
+    layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: Any = "NONE"
 ) -> None:
     """Draw a text over as many lines as the region's width asks for."""
     letter = 6.2 * context.preferences.system.ui_scale
@@ -25,9 +30,9 @@ def draw_lines(
         icon = "BLANK1" if icon != "NONE" else "NONE"
 
 
-class _Panel:
-    bl_space_type = "VIEW_3D"
-    bl_region_type = "UI"
+class _Panel(_Base):
+    bl_space_type: Any = "VIEW_3D"
+    bl_region_type: Any = "UI"
     bl_category = "Neural Fields"
 
     def _column(self) -> bpy.types.UILayout:
