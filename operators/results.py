@@ -170,7 +170,8 @@ def _material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
     material = bpy.data.materials.new(name)
     material[MARK] = name
     # the solid view's Material colour
-    material.diffuse_color[:3] = np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist()
+    mean = np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist()
+    material.diffuse_color = (*mean, 1.0)  # type: ignore[assignment]
     if material.node_tree is None:  # from 5.0 a material always has one
         material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
