@@ -1,5 +1,6 @@
 """Train Neural Field: renders, trains, brings back; the child process and its events between."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -10,6 +11,7 @@ from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, dataset, folders, geometry, knobs, results
 from .job import JobOperator, Status, Steps
+from .scratch import Scratch
 
 _ARGUMENTS = {
     "rig": ("rig", "kind"),
@@ -171,8 +173,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
             views = results.sequence_views(context, settings)
         program = yield from backend.check_steps()
         if self.resume:
-            results.run_of(output)
-            source = _source(output, settings.training.field)
+            source = _trained_on(results.run_of(output), output)
         elif settings.training.field == "sdf":
             source = yield from _geometry_steps(context, settings, output)
         else:
@@ -206,20 +207,29 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         return overrides
 
 
-def _source(output: pathlib.Path, field: str) -> pathlib.Path:
-    if field == "sdf":
-        return output / folders.DATASET / folders.GEOMETRY
-    return output / folders.DATASET
+def _trained_on(run: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
+    """What the run of an output folder was trained on; its folder may have been moved since."""
+    file = protocol.RunFolder(run).config
+    try:
+        field = json.loads(file.read_text(encoding="utf-8"))["settings"]["field"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BadInput(f"{file}: cannot be read; train a new field") from None
+    source = output / folders.DATASET
+    return source / folders.GEOMETRY if field == "sdf" else source
 
 
 def _geometry_steps(
     context: bpy.types.Context, settings: knobs.Settings, output: pathlib.Path
 ) -> Steps[pathlib.Path]:
-    file = _source(output, "sdf")
+    file = output / folders.DATASET / folders.GEOMETRY
     yield Status("Writing the geometry")
     file.parent.mkdir(exist_ok=True)
-    depsgraph = context.evaluated_depsgraph_get()
-    geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)
+
+    def write(depsgraph: bpy.types.Depsgraph) -> None:
+        geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)
+
+    with Scratch(context.scene, context.view_layer) as scratch:
+        geometry.evaluated(scratch, write)
     return file
 
 

@@ -50,6 +50,9 @@ def train(arguments: list[str]) -> int:
 
     threading.Thread(target=watch, daemon=True).start()
     say(run, type="started", field="nerf", device="cpu", kernels="reference", parameters=1)
+    field = arguments[arguments.index("--field") + 1] if "--field" in arguments else "nerf"
+    if "--resume" not in arguments:
+        (run / "config.json").write_text(json.dumps({"settings": {"field": field}}))
     if FAULT == "error":
         say(run, type="error", message="transforms.json: frames: broken", hint="export it again")
         print("transforms.json: frames: broken", file=sys.stderr)

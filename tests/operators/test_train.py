@@ -10,7 +10,7 @@ import pytest
 from neural_fields.neural_backend import config, protocol
 from neural_fields.neural_backend.dataset import transforms
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import backend, geometry, job, knobs, results, train
+from neural_fields.operators import backend, job, knobs, results, train
 
 
 @pytest.fixture
@@ -98,19 +98,18 @@ def test_continue_goes_on_in_the_same_run(fake, start_scene, no_renders, output)
         bpy.ops.neural_fields.train(output=str(output) + "2", results=set(), resume=True)
 
 
-def test_sdf_trains_on_the_geometry(fake, start_scene, no_renders, output, monkeypatch) -> None:
-    written = []
-    monkeypatch.setattr(
-        geometry,
-        "write_mesh",
-        lambda depsgraph, subject, collection, file: written.append((subject, file)),
-    )
-    start_scene.neural_fields.rig.subject = "selection"
-    bpy.ops.neural_fields.train(output=str(output), field="sdf", results={"MESH"})
+def test_sdf_trains_on_the_geometry(fake, start_scene, output) -> None:
     file = output / "dataset" / "geometry.ply"
-    assert written == [("selection", file)]
-    assert fake.calls[1][1] == str(file)
-    assert no_renders == []
+    bpy.ops.mesh.primitive_cone_add(vertices=5)  # selected; the cube is not
+    for subject, vertices in (("scene", 8 + 6), ("selection", 6)):
+        start_scene.neural_fields.rig.subject = subject
+        bpy.ops.neural_fields.train(output=str(output), field="sdf", results={"MESH"})
+        assert fake.calls[-2][1] == str(file)
+        header = file.read_bytes().split(b"end_header")[0]
+        assert b"element vertex %d\n" % vertices in header, "without the mesh that came back"
+    start_scene.neural_fields.training.field = "nerf"
+    bpy.ops.neural_fields.train(output=str(output), resume=True, results=set())
+    assert fake.calls[-1][1] == str(file), "a run goes on with what it was trained on"
 
 
 @pytest.mark.parametrize(
