@@ -5,16 +5,16 @@ import os
 import pathlib
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import bpy
 
 from .. import __package__ as base_package
 from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
-from . import folders
 from .job import Cancelled, JobOperator, Status, Steps
 
 EXTENSION = pathlib.Path(__file__).resolve().parent.parent
@@ -94,7 +94,7 @@ class Child:
         BadInput: when it cannot be started.
     """
 
-    def __init__(self, program: str, arguments: Sequence[str], output: Any, log: Any):
+    def __init__(self, program: str, arguments: Sequence[str], output: BinaryIO, log: BinaryIO):
         try:
             self._process = subprocess.Popen(
                 [program, "-m", "neural_backend", *arguments],
@@ -186,7 +186,8 @@ def _wind_down(child: Child, grace: float) -> Steps[None]:
 
 
 def _why(status: int, log: pathlib.Path, begin: int) -> str:
-    last = last_line(log, begin)
+    with open(log, "rb") as file:
+        last = _last_line(file, begin)
     if status == protocol.EXIT_BAD_INPUT and last:
         return last
     how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
@@ -196,13 +197,12 @@ def _why(status: int, log: pathlib.Path, begin: int) -> str:
     return f"The backend {how}{hint}{said}; its log is {log}"
 
 
-def last_line(log: pathlib.Path, begin: int = 0) -> str:
+def _last_line(file: BinaryIO, begin: int = 0) -> str:
     """The last line with something on it that was written after byte ``begin``."""
-    with open(log, "rb") as file:
-        end = file.seek(0, os.SEEK_END)
-        file.seek(max(begin, end - 4096))
-        # progress bars end their lines with a carriage return
-        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(begin, end - 4096))
+    # progress bars end their lines with a carriage return
+    lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
@@ -230,11 +230,8 @@ def doctor_steps(program: str) -> Steps[dict[str, Any]]:
     Raises:
         BadInput: when it cannot train; in one line, with the mend.
     """
-    folder = folders.own_folder("logs")
-    folder.mkdir(parents=True, exist_ok=True)
-    answer, log = folder / "doctor.json", folder / "doctor.txt"
-    with open(answer, "wb") as output, open(log, "wb") as errors:
-        child = Child(program, ["doctor", "--json"], output, errors)
+    with tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as errors:
+        child = Child(program, ["doctor", "--json"], answer, errors)
         try:
             deadline = time.monotonic() + _DOCTOR_TIMEOUT
             while (status := child.status()) is None:
@@ -243,17 +240,17 @@ def doctor_steps(program: str) -> Steps[dict[str, Any]]:
                 yield Status("Checking the backend")
         finally:
             child.end()
-    if status != protocol.EXIT_DONE:
-        raise BadInput(f"{program}: {_complaint(log, status)}")
-    try:
-        report = json.loads(answer.read_text(encoding="utf-8"))
-    except ValueError:
-        raise BadInput(f"{program}: gives no readable answer; {how_to_install()}") from None
-    return report
+        if status != protocol.EXIT_DONE:
+            raise BadInput(f"{program}: {_complaint(errors, status)}")
+        answer.seek(0)
+        try:
+            return dict(json.load(answer))
+        except (ValueError, TypeError):
+            raise BadInput(f"{program}: gives no readable answer; {how_to_install()}") from None
 
 
-def _complaint(log: pathlib.Path, status: int) -> str:
-    last = last_line(log)
+def _complaint(errors: BinaryIO, status: int) -> str:
+    last = _last_line(errors)
     if status == protocol.EXIT_BAD_INPUT and last:
         return last  # the doctor has named the mend
     return f"{last or f'failed with status {status}'}; {how_to_install()}"

@@ -223,7 +223,12 @@ def _geometry_steps(
 ) -> Steps[pathlib.Path]:
     file = output / folders.DATASET / folders.GEOMETRY
     yield Status("Writing the geometry")
-    file.parent.mkdir(exist_ok=True)
+    try:
+        file.parent.mkdir(exist_ok=True)
+    except OSError as error:
+        raise BadInput(
+            f"{file.parent}: cannot be made ({error.strerror}); choose another Output"
+        ) from None
 
     def write(depsgraph: bpy.types.Depsgraph) -> None:
         geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import signal
@@ -13,17 +12,10 @@ import time
 import bpy
 import pytest
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import backend, folders
+from neural_fields.operators import backend
 from neural_fields.operators.job import Cancelled, Owner, Status
 
 pytestmark = pytest.mark.usefixtures("registered")
-
-
-@pytest.fixture(autouse=True)
-def own(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    folder = tmp_path / "own"
-    monkeypatch.setattr(folders, "own_folder", lambda name, create=True: folder / name)
-    return folder
 
 
 def result_of(steps):
@@ -88,11 +80,10 @@ def test_a_good_python_is_asked_once(fake) -> None:
     assert fake.commands == ["doctor"]
 
 
-def test_what_the_child_inherits(fake, own, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_child_inherits(fake, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OCIO", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"):
         monkeypatch.setenv(name, "of Blender")
-    result_of(backend.check_steps())
-    inherited = json.loads((own / "logs" / "doctor.json").read_text())["environment"]
+    inherited = result_of(backend.doctor_steps(sys.executable))["environment"]
     assert not {"OCIO", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"} & set(inherited)
     assert {"PYTHONNOUSERSITE", "PYTHONUTF8", "PYTHONDONTWRITEBYTECODE", "PATH"} <= set(inherited)
 
