@@ -264,4 +264,5 @@ def _one_line(box: str) -> str:
                 break
             continue
         said.append(text)
-    return f"{' '.join(said) or 'bad arguments'}; see {_PROGRAM} --help"
+    text = " ".join(said).rstrip(".") or "these arguments are not understood"
+    return f"{text}; see {_PROGRAM} --help"

@@ -160,10 +160,14 @@ class TrainingSettings:
     coarsest: int = knob(16, "Hash grid: cells along the coarsest level's edge", low=2, high=1024)
     finest: int = knob(1024, "Hash grid: cells along the finest level's edge", low=2, high=65_536)
     frequencies: int = knob(
-        0, "Fourier features: number of frequencies; 0 takes the encoding's own", low=0, high=4096
+        0, "Fourier features: number of frequencies; 0 takes the field's own", low=0, high=4096
     )
     sigma: float = knob(
-        6.05, "Gaussian features: standard deviation of the frequencies", low=0.01, high=1000.0
+        0.0,
+        "Gaussian features: standard deviation of the frequencies; 0 takes the field's own",
+        unit="cycles a box",
+        low=0.0,
+        high=1000.0,
     )
     hidden_layers: int = knob(
         0, "Hidden layers of the MLP; 0 takes the encoding's own", low=0, high=16

@@ -43,20 +43,24 @@ class CountingBar:
 
 
 class TrainingBar:
-    """Shows a training's events; call it with each."""
+    """Shows a training's events; call it with each. The bar appears when the training starts."""
 
     def __init__(self) -> None:
-        form = "{percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
-        self._bar = tqdm.tqdm(total=1.0, desc="training", bar_format=form, **_options())
+        self._bar: tqdm.tqdm | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
 
     def __call__(self, event: protocol.Event) -> None:
-        if isinstance(event, protocol.Progress):
+        if isinstance(event, protocol.Started):
+            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            what = f"training on {event.device}"
+            self._bar = tqdm.tqdm(total=1.0, desc=what, bar_format=form, leave=False, **_options())
+        elif isinstance(event, protocol.Progress) and self._bar is not None:
             self._bar.n = event.seconds / max(event.seconds + event.eta, 1e-9)
             said = f"step {event.step}, loss {event.loss:.3g}"
             if event.psnr is not None:
@@ -64,9 +68,9 @@ class TrainingBar:
             self._bar.set_postfix_str(said, refresh=False)
             self._bar.update(0.0)
         elif isinstance(event, protocol.Warning):
-            self._bar.write(f"warning: {event.message}", file=sys.stderr)
+            tqdm.tqdm.write(f"warning: {event.message}", file=sys.stderr)
         elif isinstance(event, protocol.Done):
             psnr = "" if event.psnr is None else f", {event.psnr:.2f} dB"
-            self._bar.write(
+            tqdm.tqdm.write(
                 f"{event.reason}: step {event.step}, {event.seconds:.1f} s{psnr}", file=sys.stderr
             )

@@ -12,7 +12,9 @@ from ..config import TrainingSettings
 from ..kernels import Kernels, hash_grid
 
 GAUSSIAN_FREQUENCIES = 256
-POSITIONAL_FREQUENCIES = 10
+POSITIONAL_FREQUENCIES = {"nerf": 10, "sdf": 4}
+SIGMA = {"nerf": 6.05, "sdf": 1.0}
+"""Cycles along the unit box; a distance is much smoother than a radiance."""
 _CPU_GRID = (8, 18)
 _GPU_GRID = (16, 19)
 
@@ -89,11 +91,11 @@ def make_encoding(
     if settings.encoding == "basic":
         return Fourier(2.0 * math.pi * torch.eye(3))
     if settings.encoding == "positional":
-        count = settings.frequencies or POSITIONAL_FREQUENCIES
+        count = settings.frequencies or POSITIONAL_FREQUENCIES[settings.field]
         octaves = 2.0 * math.pi * 2.0 ** torch.arange(count)
         return Fourier((torch.eye(3)[:, :, None] * octaves).reshape(3, 3 * count))
     count = settings.frequencies or GAUSSIAN_FREQUENCIES
-    deviation = 2.0 * math.pi * settings.sigma
+    deviation = 2.0 * math.pi * (settings.sigma or SIGMA[settings.field])
     return Fourier(torch.randn(3, count, generator=generator) * deviation)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import Any
 
@@ -67,12 +68,27 @@ def load(path: pathlib.Path) -> tuple[dict[str, torch.Tensor], Header]:
         values: Any = json.loads(metadata["neural_fields"])
         version = values["version"]
         if version == VERSION:
-            return tensors, Header(**values)
+            return tensors, _header(values)
     except (OSError, safetensors.SafetensorError) as error:
         raise BadInput(f"{path}: damaged ({error}); train again without --resume") from None
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise BadInput(f"{path}: not a checkpoint of Neural Fields; train again") from None
     raise BadInput(
         f"{path}: checkpoint version {version}, this program reads {VERSION}; train again, or use "
         "the version of Neural Fields that made it"
     )
+
+
+def _header(values: dict[str, Any]) -> Header:
+    """The header of a checkpoint's json, which may come from a stranger.
+
+    Raises:
+        TypeError, ValueError: a value is absent, or not what it should be.
+    """
+    header = Header(**values)
+    numbers = [header.step, header.seconds, 0.0 if header.psnr is None else header.psnr]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("not finite")
+    if not isinstance(header.step, int) or header.step < 0 or header.seconds < 0.0:
+        raise ValueError("out of range")
+    return header

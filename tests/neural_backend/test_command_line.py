@@ -1,0 +1,395 @@
+"""The command line: exit statuses, one line for a fault, and whole runs on a small mesh."""
+
+import json
+import math
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import imageio.v3
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from neural_backend import command_line, protocol
+from neural_backend.dataset import transforms
+from neural_backend.dataset.transforms import Intrinsics, View
+from neural_backend.training import checkpoint
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = ["--field", "sdf", "--device", "cpu", "--batch", "512", "--levels", "4"]
+TINY += ["--log2-table-size", "10"]
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source") / "ball.ply"
+    mesh = trimesh.creation.icosphere(2, 3.0)
+    mesh.apply_translation([10.0, -5.0, 2.0])
+    mesh.export(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(ball, tmp_path_factory):
+    """A run of a few steps; tests must not change it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=40"]) == 0
+    return run
+
+
+def refused(capsys, *arguments):
+    """The one line on standard error of a command that ends with exit status 2."""
+    capsys.readouterr()
+    status = command_line.run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert "; " in lines[0] or ": " in lines[0]
+    assert status == protocol.EXIT_BAD_INPUT
+    return lines[0]
+
+
+def events(run):
+    return protocol.EventReader(run / "events.jsonl").poll()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "train"),
+        (["trian", "x"], "trian"),
+        (["train", "x"], "--run"),
+        (["train", "x", "--run", "y", "--speed", "3"], "--speed"),
+        (["train", "x", "--run", "y", "--max-seconds", "soon"], "--max-seconds"),
+        (["train", "x", "--run", "y", "--max-seconds", "nan"], "finite"),
+        (["train", "x", "--run", "y", "--max-seconds", "-3"], "at least 1"),
+        (["train", "x", "--run", "y", "--encoding", "hsah"], "hsah"),
+        (["mesh", "x", "--output", "a.glb", "--resolution", "7"], "resolution"),
+        (["evaluate", "x", "--views", "-1"], "views"),
+    ],
+)
+def test_wrong_arguments_are_told_in_one_line(capsys, arguments, said):
+    assert said in refused(capsys, *arguments)
+
+
+def test_help_names_units_and_ranges(capsys):
+    assert command_line.run(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--max-seconds FLOAT Training time" in text
+    assert "(seconds, 1 to 604800) (default: 120.0)" in text
+
+
+HOSTILE = {
+    "absent": (None, "no such file"),
+    "no json": ("{", "not valid json"),
+    "deep": ("[" * 100_000, "not valid json"),
+    "a list": ("[]", "frames"),
+    "a text": ('{"frames": "many"}', "frames"),
+    "no frames": ('{"frames": []}', "frames"),
+    "a number": ('{"frames": [3]}', "frames[0]"),
+    "no name": ('{"frames": [{"file_path": 7}]}', "frames[0].file_path"),
+    "not a number": (
+        '{"w": 4, "h": 4, "fl_x": 4, "frames": [{"file_path": "a.png", '
+        '"transform_matrix": [[NaN, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}]}',
+        "NaN",
+    ),
+    "images absent": (
+        '{"w": 4, "h": 4, "fl_x": 4, "frames": [{"file_path": "b.png", '
+        '"transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]}]}',
+        "none of its 1 images exists",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_dataset_is_told_in_one_line(capsys, tmp_path, name):
+    content, said = HOSTILE[name]
+    source = tmp_path / "transforms.json"
+    imageio.v3.imwrite(tmp_path / "a.png", np.zeros((4, 4, 4), np.uint8))
+    if content is not None:
+        source.write_text(content)
+    line = refused(capsys, "train", source, "--run", tmp_path / "run", "--device", "cpu")
+    assert said in line
+    assert str(source) in line
+    error = events(tmp_path / "run")[-1]
+    assert isinstance(error, protocol.Error)
+    assert f"{error.message}; {error.hint}" == line
+
+
+def test_pixels_that_are_not_numbers_are_refused(capsys, tmp_path):
+    pixels = np.ones((8, 8, 4), np.float32)
+    pixels[3, 3, 0] = math.nan
+    imageio.v3.imwrite(tmp_path / "a.tiff", pixels)
+    view = View("a.tiff", np.eye(4), Intrinsics(8, 8, 8.0, 8.0, 4.0, 4.0))
+    box = np.array([[-1.0, -1, -1], [1, 1, 1]])
+    transforms.write(transforms.Dataset(tmp_path, (view,), box))
+    line = refused(capsys, "train", tmp_path, "--run", tmp_path / "run", "--device", "cpu")
+    assert "a.tiff" in line
+
+
+def test_a_mesh_without_faces_is_refused(capsys, tmp_path):
+    (tmp_path / "points.obj").write_text("v 0 0 0\nv 1 0 0\n")
+    line = refused(capsys, "train", tmp_path / "points.obj", "--run", tmp_path / "run", *TINY)
+    assert "points.obj: faces" in line
+
+
+def test_a_device_that_is_absent_is_refused(capsys, tmp_path, ball, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    line = refused(capsys, "train", ball, "--run", tmp_path / "run", "--field=sdf", "--device=cuda")
+    assert "device: cuda" in line
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(capsys, tmp_path, ball):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "train", ball, "--run", tmp_path / "file" / "run", *TINY)
+    assert "cannot be written" in line
+
+
+def test_a_full_disk_is_told_with_the_mend(capsys, tmp_path, ball, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full)
+    run = tmp_path / "run"
+    capsys.readouterr()
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=2"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "No space left" in line
+    assert "--resume" in line
+    assert isinstance(events(run)[-1], protocol.Error)
+    assert not (run / "checkpoint.safetensors").exists()
+
+
+def test_full_memory_names_the_settings_to_lower(capsys, tmp_path, ball, monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")
+
+    monkeypatch.setattr("neural_backend.training.sdf.SdfTask.step", full)
+    run = tmp_path / "run"
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY]) == 2
+    assert "--batch" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_nobody_foresaw_is_one_line_with_its_traceback_in_the_log(
+    capsys, tmp_path, ball, monkeypatch
+):
+    def broken(*_):
+        raise ZeroDivisionError("odd")
+
+    monkeypatch.setattr("neural_backend.training.sdf.SdfTask.step", broken)
+    run = tmp_path / "run"
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "ZeroDivisionError: odd" in line
+    assert "Traceback" in (run / "log.txt").read_text()
+    assert isinstance(events(run)[-1], protocol.Error)
+
+
+def test_a_trained_run_holds_its_files(trained):
+    assert {path.name for path in trained.iterdir()} >= {
+        "checkpoint.safetensors",
+        "config.json",
+        "events.jsonl",
+        "metrics.json",
+        "preview.png",
+    }
+    kinds = [event.type for event in events(trained)]
+    assert kinds[0] == "started"
+    assert kinds[-1] == "done"
+    assert json.loads((trained / "metrics.json").read_text())["steps"] == 40
+    assert imageio.v3.imread(trained / "preview.png").shape[2] == 3
+
+
+def test_a_finished_run_is_resumed_only_with_a_larger_budget(capsys, tmp_path, ball):
+    run = tmp_path / "run"
+    train = ["train", str(ball), "--run", str(run)]
+    assert command_line.run([*train, *TINY, "--max-steps=2"]) == 0
+    assert "--max-steps" in refused(capsys, *train, "--resume")
+    # the settings that are not given stay as they were
+    assert command_line.run([*train, "--resume", "--max-steps=4"]) == 0
+    assert json.loads((run / "config.json").read_text())["settings"]["levels"] == 4
+    assert checkpoint.load(run / "checkpoint.safetensors")[1].step == 4
+    assert [event.step for event in events(run) if isinstance(event, protocol.Started)] == [0, 2]
+    line = refused(capsys, *train, "--resume", "--max-steps=9", "--levels=5")
+    assert "levels" in line
+
+
+def test_a_new_run_keeps_the_old_one_beside(tmp_path, ball):
+    run = tmp_path / "run"
+    for _ in range(3):
+        arguments = ["train", str(ball), "--run", str(run), *TINY, "--max-steps=1"]
+        assert command_line.run(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
+    assert (tmp_path / "run.2" / "checkpoint.safetensors").exists()
+    assert sum(event.type == "started" for event in events(run)) == 1
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path, ball, trained):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_bytes((trained / "config.json").read_bytes())
+    arguments = ["train", str(ball), "--run", str(run), "--resume", "--max-steps=1"]
+    assert command_line.run(arguments) == 0
+    assert "from the beginning" in events(run)[0].message
+
+
+def test_weights_can_come_from_another_run(capsys, tmp_path, ball, trained):
+    first = {}
+    for name, extra in (("cold", []), ("warm", ["--init", str(trained)])):
+        run = tmp_path / name
+        arguments = ["train", str(ball), "--run", str(run), *TINY, "--max-steps=1", *extra]
+        assert command_line.run(arguments) == 0
+        first[name] = next(e.loss for e in events(run) if isinstance(e, protocol.Progress))
+    assert first["warm"] < 0.7 * first["cold"]
+    run = tmp_path / "other"
+    line = refused(capsys, "train", ball, "--run", run, "--field=sdf", "--init", trained)
+    assert "levels" in line
+
+
+def test_two_trainings_do_not_share_a_folder(capsys, tmp_path, ball):
+    fcntl = pytest.importorskip("fcntl")
+    run = tmp_path / "run"
+    run.mkdir()
+    with open(run / ".lock", "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        line = refused(capsys, "train", ball, "--run", run, *TINY)
+    assert "another training" in line
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": 99}, "version"),
+        ({"source": 3}, "source"),
+        ({"settings": []}, "settings"),
+        ({"settings": {"field": "sdf", "levels": "many"}}, "levels"),
+        ({"settings": {"field": "sdf", "width": 4096}}, "does not fit"),
+        ({"settings": {"field": "nerf"}}, "does not fit"),
+        ({"settings": {"field": "sdf", "coarsest": 2, "finest": 4}}, "does not fit"),
+        ({"field_from_world": [[math.nan] * 4] * 4}, "field_from_world"),
+        ({"field_from_world": [[0.0] * 4] * 4}, "field_from_world"),
+        ({"field_from_world": "here"}, "field_from_world"),
+    ],
+)
+def test_a_hostile_config_is_refused(capsys, tmp_path, trained, change, said):
+    config = json.loads((trained / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "checkpoint.safetensors").symlink_to(trained / "checkpoint.safetensors")
+    assert said in refused(capsys, "mesh", tmp_path, "--output", tmp_path / "a.glb")
+    assert not (tmp_path / "a.glb").exists()
+
+
+def test_other_folders_and_checkpoints_are_refused(capsys, tmp_path, trained):
+    assert "not a run" in refused(capsys, "evaluate", tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    assert "cannot be read" in refused(capsys, "evaluate", tmp_path)
+    (tmp_path / "config.json").write_bytes((trained / "config.json").read_bytes())
+    assert "no checkpoint" in refused(capsys, "evaluate", tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"\xff" * 100)
+    assert "damaged" in refused(capsys, "evaluate", tmp_path)
+    tensors, header = checkpoint.load(trained / "checkpoint.safetensors")
+    values = {**header.__dict__, "version": 99}
+    checkpoint.safetensors.torch.save_file(
+        tensors, tmp_path / "checkpoint.safetensors", {"neural_fields": json.dumps(values)}
+    )
+    assert "version 99" in refused(capsys, "evaluate", tmp_path)
+    assert "version 99" in refused(
+        capsys, "train", "x", "--run", tmp_path, "--resume", "--max-steps=99"
+    )
+
+
+def test_evaluate_prints_one_json_object(capsys, trained, monkeypatch):
+    monkeypatch.setattr("neural_backend.actions._COMPARED_RESOLUTION", 32)
+    capsys.readouterr()
+    assert command_line.run(["evaluate", str(trained), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert set(scores) == {"iou", "chamfer", "normal_error"}
+    assert scores["iou"] > 0.5
+
+
+def test_mesh_stands_where_the_source_stands(tmp_path, trained, ball):
+    file = tmp_path / "new" / "ball.ply"
+    assert command_line.run(["mesh", str(trained), "--output", str(file), "--resolution=32"]) == 0
+    bounds, wanted = trimesh.load_mesh(file).bounds, trimesh.load_mesh(ball).bounds
+    assert bounds.mean(axis=0) == pytest.approx(wanted.mean(axis=0), abs=1.0)
+
+
+def test_render_writes_a_picture_a_camera(tmp_path, trained):
+    pose = np.eye(4)
+    pose[:3, 3] = (10.0, -5.0, 14.0)  # above the ball, looking down
+    intrinsics = Intrinsics(24, 16, 20.0, 20.0, 12.0, 8.0)
+    views = tuple(View(f"{index:04d}.png", pose, intrinsics) for index in (7, 8))
+    transforms.write_cameras(tmp_path / "cameras.json", views)
+    arguments = ["--cameras", str(tmp_path / "cameras.json"), "--output", str(tmp_path / "out")]
+    assert command_line.run(["render", str(trained), *arguments]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0007.png", "0008.png"]
+    picture = imageio.v3.imread(tmp_path / "out" / "0007.png")
+    assert picture.shape == (16, 24, 4)
+    assert picture[8, 12, 3] == 255
+    assert picture[0, 0, 3] == 0
+
+
+def start(*arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "neural_backend", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for(run, kind, process):
+    until = time.monotonic() + 60.0
+    while not any(event.type == kind for event in events(run)):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+
+
+def test_the_leash_killing_and_resuming(tmp_path, ball):
+    run = tmp_path / "run"
+    train = ["train", ball, "--run", run]
+    # /dev/null is no leash: killed without warning, the run leaves what it had
+    process = start(*train, *TINY, "--max-seconds=600", stdin=subprocess.DEVNULL)
+    wait_for(run, "progress", process)
+    process.kill()
+    process.communicate()
+    # the end of standard input ends a run with a checkpoint
+    process = start(*train, "--resume", stdin=subprocess.PIPE)
+    seen = len(events(run))
+    wait_for_more(run, seen, process)
+    process.stdin.close()
+    assert process.wait(60) == 0
+    assert events(run)[-1].reason == "cancelled"
+    step = checkpoint.load(run / "checkpoint.safetensors")[1].step
+    # so does the line, and an interrupt from the keyboard
+    process = start(*train, "--resume", stdin=subprocess.PIPE)
+    wait_for_more(run, len(events(run)), process)
+    process.stdin.write("cancel\n")
+    process.stdin.flush()
+    assert process.wait(60) == 0
+    header = checkpoint.load(run / "checkpoint.safetensors")[1]
+    assert header.step > step
+    assert not header.finished
+    process = start(*train, "--resume", stdin=subprocess.DEVNULL)
+    wait_for_more(run, len(events(run)), process)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert checkpoint.load(run / "checkpoint.safetensors")[1].step > header.step
+
+
+def wait_for_more(run, seen, process):
+    until = time.monotonic() + 60.0
+    while not any(event.type == "progress" for event in events(run)[seen:]):
+        assert time.monotonic() < until
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)

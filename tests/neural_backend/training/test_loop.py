@@ -1,0 +1,124 @@
+"""The training loop with a task that counts."""
+
+import math
+
+import imageio.v3
+import numpy as np
+import pytest
+import torch
+
+from neural_backend import protocol
+from neural_backend.config import TrainingSettings
+from neural_backend.training import checkpoint, loop
+from neural_backend.training.loop import Training
+from neural_backend.training.task import Step
+
+
+class Counting:
+    field_from_world = np.eye(4)
+    field = torch.nn.Linear(1, 1)
+    views = 2
+
+    def __init__(self, losses=None):
+        self.progress = []
+        self.losses = losses or {}
+
+    def step(self, progress):
+        self.progress.append(progress)
+        return Step(torch.tensor(self.losses.get(len(self.progress), 0.5)), 10)
+
+    def state(self):
+        return {"field.count": torch.tensor([len(self.progress)])}
+
+    def validate(self):
+        return 20.0 + len(self.progress)
+
+    def preview(self):
+        return np.full((4, 6, 3), 7, np.uint8)
+
+
+class Pulled:
+    def __init__(self, task, after):
+        self.task, self.after = task, after
+
+    @property
+    def pulled(self):
+        return len(self.task.progress) >= self.after
+
+
+@pytest.fixture
+def run(tmp_path):
+    return protocol.RunFolder(tmp_path)
+
+
+def train(run, task, settings, header=None, pulled_after=math.inf):
+    events = []
+    training = Training(task, settings, run, events.append, header)
+    return training.run_until(Pulled(task, pulled_after)), events
+
+
+def test_steps_end_it_with_a_checkpoint_and_a_preview(run):
+    task = Counting()
+    done, events = train(run, task, TrainingSettings(max_steps=4, max_seconds=100.0))
+    assert (done.step, done.reason, done.psnr) == (4, "finished", 24.0)
+    assert task.progress[0] == pytest.approx(0.0, abs=1e-3)
+    assert task.progress[3] == pytest.approx(0.75)
+    state, header = checkpoint.load(run.checkpoint)
+    assert state["field.count"].tolist() == [4]
+    assert (header.step, header.finished, header.psnr) == (4, True, 24.0)
+    assert imageio.v3.imread(run.preview).shape == (4, 6, 3)
+    last = [event for event in events if isinstance(event, protocol.Progress)][-1]
+    assert (last.step, last.of, last.eta, last.psnr) == (4, 4, 0.0, 24.0)
+    assert last.samples_per_second > 0.0
+
+
+def test_time_ends_it_and_chores_do_not_count(run, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    task = Counting()
+    step = task.step
+    validate = task.validate
+
+    def slow_step(progress):
+        now[0] += 0.25
+        return step(progress)
+
+    def slow_validation():
+        now[0] += 100.0
+        return validate()
+
+    task.step, task.validate = slow_step, slow_validation
+    done, events = train(run, task, TrainingSettings(max_seconds=10.0))
+    assert done.seconds == pytest.approx(10.0)
+    assert len(task.progress) == 40
+    # one preview when it was first due; its cost of 100 s pushes the next behind the end
+    assert sum(isinstance(event, protocol.Preview) for event in events) == 2
+    assert sum(isinstance(event, protocol.Progress) for event in events) == 21
+
+
+def test_the_leash_ends_it_unfinished(run):
+    task = Counting()
+    done, _ = train(run, task, TrainingSettings(max_seconds=100.0), pulled_after=3)
+    assert (done.step, done.reason) == (3, "cancelled")
+    assert checkpoint.load(run.checkpoint)[1].finished is False
+
+
+def test_a_resumed_run_counts_on(run):
+    header = checkpoint.Header(step=90, seconds=50.0, finished=False, psnr=30.0)
+    task = Counting()
+    settings = TrainingSettings(max_steps=100, max_seconds=1000.0)
+    done, _ = train(run, task, settings, header)
+    assert done.step == 100
+    assert len(task.progress) == 10
+    assert task.progress[0] == pytest.approx(0.9)
+    assert done.seconds == pytest.approx(50.0, abs=1.0)
+    assert checkpoint.load(run.checkpoint)[1].seconds >= 50.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_checkpoint(run, value):
+    task = Counting()
+    train(run, task, TrainingSettings(max_steps=2, max_seconds=100.0))
+    with pytest.raises(protocol.BadInput, match="learning_rate"):
+        train(run, Counting({3: value}), TrainingSettings(max_steps=3, max_seconds=100.0))
+    assert checkpoint.load(run.checkpoint)[1].step == 2

@@ -1,0 +1,106 @@
+"""Signed distance fields learned from meshes."""
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from neural_backend.config import TrainingSettings
+from neural_backend.extraction import comparison
+from neural_backend.training import sdf
+from neural_backend.training.sdf import Reference, SdfTask
+
+CPU = torch.device("cpu")
+SMALL = {"batch": 4096, "levels": 6, "log2_table_size": 14, "finest": 128}
+
+
+@pytest.fixture
+def torus(tmp_path, monkeypatch):
+    monkeypatch.setattr(sdf, "_CPU_POOL", 1 << 15)
+    path = tmp_path / "torus.ply"
+    mesh = trimesh.creation.torus(2.0, 0.7, 24, 16)
+    mesh.apply_translation([5.0, 0.0, -7.0])
+    mesh.export(path)
+    return path
+
+
+def learn(path, steps, **settings):
+    settings = TrainingSettings(field="sdf", device="cpu", **settings)
+    task = SdfTask(settings, path, CPU, lambda event: None)
+    losses = [float(task.step(step / steps).loss) for step in range(steps)]
+    return task, losses
+
+
+def iou(task, path):
+    reference = Reference(path, task.field_from_world)
+    low, high = reference.vertices.min(axis=0), reference.vertices.max(axis=0)
+    return comparison.intersection_over_union(task.field, reference.distance, low, high, CPU)
+
+
+def test_a_hash_field_learns_a_torus(torus):
+    task, losses = learn(torus, 200, learning_rate=0.03, **SMALL)
+    assert losses[-1] < 0.1 * losses[0]
+    assert iou(task, torus) > 0.95
+    centre_of_tube = task.field_from_world @ [7.0, 0.0, -7.0, 1.0]
+    point = torch.from_numpy(centre_of_tube[None, :3]).float()
+    scale = task.field_from_world[0, 0]
+    assert task.field(point).item() / scale == pytest.approx(-0.7, abs=0.15)
+
+
+def test_fourier_features_learn_a_torus(torus):
+    settings = {"encoding": "gaussian", "frequencies": 32, "hidden_layers": 2, "width": 64}
+    task, _ = learn(torus, 300, batch=2048, learning_rate=1e-2, **settings)
+    assert iou(task, torus) > 0.85
+
+
+def test_a_mesh_turned_inside_out_is_told_and_turned_back(tmp_path):
+    mesh = trimesh.creation.icosphere(2)
+    mesh.invert()
+    mesh.export(tmp_path / "ball.ply")
+    reference = Reference(tmp_path / "ball.ply")
+    assert "inwards" in reference.warnings[0]
+    assert reference.distance(np.full((1, 3), 0.5)) == pytest.approx(-0.44, abs=0.02)
+    corner = reference.vertices[reference.faces]
+    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    assert ((corner.mean(axis=1) - 0.5) * normal).sum(axis=1).min() > 0.0
+
+
+def test_a_mesh_that_encloses_nothing_is_told(tmp_path):
+    (tmp_path / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+    events = []
+    SdfTask(TrainingSettings(field="sdf", **SMALL), tmp_path / "flat.obj", CPU, events.append)
+    assert "enclose" in events[0].message
+
+
+def test_a_resumed_task_goes_on_as_if_never_stopped(torus):
+    settings = TrainingSettings(field="sdf", device="cpu", **SMALL)
+    first = SdfTask(settings, torus, CPU, lambda event: None)
+    for _ in range(20):
+        first.step(0.0)
+    second = SdfTask(settings, torus, CPU, lambda event: None)
+    second.load_state(first.state())
+    loss = float(second.step(0.0).loss)
+    assert loss == pytest.approx(float(first.step(0.0).loss), rel=0.3)
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        second.load_state({"field.network.weights.0": torch.zeros(3)})
+
+
+def test_comparison_of_a_mesh_with_itself_and_with_a_larger_one():
+    ball = trimesh.creation.icosphere(4, 0.3)
+    vertices, faces = np.asarray(ball.vertices), np.asarray(ball.faces)
+    chamfer, angle = comparison.surface_errors(vertices, faces, vertices, faces)
+    assert chamfer == pytest.approx(0.0, abs=1e-6)
+    assert angle == pytest.approx(0.0, abs=0.5)
+    chamfer, angle = comparison.surface_errors(1.1 * vertices, faces, vertices, faces)
+    assert chamfer == pytest.approx(0.03, rel=0.02)
+    assert angle < 3.0
+    _, angle = comparison.surface_errors(vertices, faces[:, ::-1], vertices, faces)
+    assert angle == pytest.approx(180.0, abs=0.5)
+
+
+def test_the_preview_shows_the_shape(torus):
+    task, _ = learn(torus, 60, **SMALL)
+    picture = task.preview()
+    assert picture.dtype == np.uint8
+    assert picture.shape[2] == 3
+    assert 0.05 < (picture[..., 0] < 250).mean() < 0.6
