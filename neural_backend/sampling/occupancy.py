@@ -39,8 +39,8 @@ class OccupancyGrid:
         self.step = step
         self._size = possible.shape[0]
         self.possible = possible
-        # every possible cell gets the benefit of the doubt until it has been looked at often
-        self.density = possible * (2.0 * self._limit)
+        # infinite where nobody has looked yet
+        self.density = torch.where(possible, math.inf, 0.0)
         self._refresh()
 
     @property
@@ -48,9 +48,9 @@ class OccupancyGrid:
         return -math.log1p(-OPACITY) / self.step
 
     def _refresh(self) -> None:
-        candidates = self.density[self.possible]
+        known = self.density[self.possible & self.density.isfinite()]
         # before anything is opaque, what is denser than the rest is kept
-        limit = min(self._limit, float(candidates.mean())) if len(candidates) else self._limit
+        limit = min(self._limit, float(known.mean())) if len(known) else self._limit
         self.occupied = (self.density >= limit) & self.possible
         if not self.occupied.any():
             self.occupied = self.possible.clone()
@@ -84,7 +84,8 @@ class OccupancyGrid:
         with torch.no_grad():
             value = density((corner + inside) / size)
         flat = self.density.view(-1)
-        flat[cell] *= DECAY
+        before = flat[cell]
+        flat[cell] = torch.where(before.isfinite(), before * DECAY, 0.0)
         flat.scatter_reduce_(0, cell, value, "amax")
         self._refresh()
 

@@ -23,9 +23,9 @@ from ..sampling.rays import Cameras
 from . import optimiser
 from .task import Step
 
-HASH_RATE = 1e-2
+HASH_RATE = 2e-2
 FOURIER_RATE = 5e-4
-LAST_RATE = 0.03
+LAST_RATE = 0.1
 """The learning rate at the end, as a fraction of the first."""
 WEIGHT_DECAY = 1e-6
 
@@ -33,8 +33,9 @@ PIXELS_A_STEP = 1.5
 SHORTEST_STEP = math.sqrt(3.0) / 1024
 LONGEST_STEP = math.sqrt(3.0) / 256
 
-GRID_EVERY = 16  # steps
-_CPU_BATCH = 2**16
+GRID_FROM = 128  # steps, before which the density says little
+GRID_EVERY = 16
+_CPU_BATCH = 2**15
 _GPU_BATCH = 2**18
 _FIRST_RAYS = 1024
 _MOST_RAYS = 2**16
@@ -107,8 +108,8 @@ class NerfTask:
 
     def step(self, progress: float) -> Step:
         """One optimiser step on rays through random pixels of all training views."""
-        if self._steps % GRID_EVERY == 0 and self._steps:
-            self.grid.update(lambda x: self.field.density(x)[0], self._batch // 2, self._generator)
+        if self._steps % GRID_EVERY == 0 and self._steps >= GRID_FROM:
+            self.grid.update(lambda x: self.field.density(x)[0], self._batch, self._generator)
         self._steps += 1
         origins, directions, target, background = self._draw(self._rays)
         jitter = torch.rand(len(target), generator=self._generator, device=self._device)

@@ -1,0 +1,80 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+
+from neural_backend.dataset import exr
+
+
+def write(path, channels, compression=3, line_chunk=16):
+    """An OpenEXR file of float channels {name: [H, W]}, by the format's description."""
+    names = sorted(channels)
+    height, width = channels[names[0]].shape
+
+    def attribute(name, kind, value):
+        return name.encode() + b"\0" + kind.encode() + b"\0" + struct.pack("<i", len(value)) + value
+
+    listed = b"".join(n.encode() + b"\0" + struct.pack("<iiii", 2, 0, 1, 1) for n in names) + b"\0"
+    box = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    header = struct.pack("<ii", 20000630, 2)
+    header += attribute("channels", "chlist", listed)
+    header += attribute("compression", "compression", bytes([compression]))
+    header += attribute("dataWindow", "box2i", box) + attribute("displayWindow", "box2i", box)
+    header += attribute("lineOrder", "lineOrder", b"\0") + b"\0"
+    chunks = []
+    for first in range(0, height, line_chunk):
+        raw = b"".join(
+            channels[n][row].astype("<f4").tobytes()
+            for row in range(first, min(first + line_chunk, height))
+            for n in names
+        )
+        packed = raw
+        if compression:
+            flat = np.frombuffer(raw, np.uint8)
+            halves = np.concatenate([flat[0::2], flat[1::2]])
+            delta = halves.copy()
+            delta[1:] = halves[1:] - halves[:-1] + np.uint8(128)
+            packed = zlib.compress(delta.tobytes())
+            packed = raw if len(packed) >= len(raw) else packed
+        chunks.append(struct.pack("<ii", first, len(packed)) + packed)
+    at = len(header) + 8 * len(chunks)
+    offsets = b""
+    for chunk in chunks:
+        offsets += struct.pack("<Q", at)
+        at += len(chunk)
+    path.write_bytes(header + offsets + b"".join(chunks))
+
+
+def channels(height=21, width=5, names="RGBA"):
+    x = np.linspace(0, 2, height * width).reshape(height, width)
+    return {name: (x + index).astype(np.float32) for index, name in enumerate(names)}
+
+
+@pytest.mark.parametrize(("compression", "lines"), [(0, 1), (2, 1), (3, 16)])
+def test_reads_what_was_written(tmp_path, compression, lines):
+    pixels = channels()
+    write(tmp_path / "a.exr", pixels, compression, lines)
+    image = exr.read(tmp_path / "a.exr")
+    np.testing.assert_array_equal(image, np.stack([pixels[name] for name in "RGBA"], -1))
+
+
+def test_takes_the_layer_with_colours(tmp_path):
+    pixels = channels(names="RGB")
+    layers = {f"ViewLayer.Combined.{name}": value for name, value in pixels.items()}
+    write(tmp_path / "a.exr", layers | {"Depth.Z": pixels["R"]})
+    image = exr.read(tmp_path / "a.exr")
+    np.testing.assert_array_equal(image, np.stack([pixels[name] for name in "RGB"], -1))
+
+
+def test_refuses_in_one_line(tmp_path):
+    path = tmp_path / "a.exr"
+    write(path, channels())
+    whole = path.read_bytes()
+    for damaged in (b"", b"png", whole[:40], whole[:200], whole[:-10], whole[:8] + b"\xff" * 90):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^[^\n]+$"):
+            exr.read(path)
+    write(path, {"X": channels()["R"], "Y": channels()["G"]})
+    with pytest.raises(ValueError, match="no channels"):
+        exr.read(path)

@@ -1,0 +1,91 @@
+import imageio.v3
+import numpy as np
+import pytest
+
+from neural_backend.dataset import images
+from neural_backend.dataset.transforms import Dataset, Intrinsics, View
+from neural_backend.protocol import BadInput
+
+from .test_exr import write as write_exr
+
+
+def dataset(folder, *views):
+    bounds = np.array([[-1.0] * 3, [1.0] * 3])
+    listed = [View(name, np.eye(4), Intrinsics(w, h, 5, 5, w / 2, h / 2)) for name, w, h in views]
+    return Dataset(folder, tuple(listed), bounds)
+
+
+def test_views_of_different_sizes_and_kinds(tmp_path):
+    rgba = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    grey = np.full((1, 2), 77, np.uint8)
+    imageio.v3.imwrite(tmp_path / "a.png", rgba)
+    imageio.v3.imwrite(tmp_path / "b.png", rgba[..., :3])
+    imageio.v3.imwrite(tmp_path / "c.png", grey)
+    data = dataset(tmp_path, ("a.png", 3, 2), ("b.png", 3, 2), ("c.png", 2, 1))
+    loaded = images.load_views(data, "train")
+    assert loaded.offsets.tolist() == [0, 6, 12, 14]
+    np.testing.assert_array_equal(loaded.image(0), rgba)
+    np.testing.assert_array_equal(loaded.image(1)[..., :3], rgba[..., :3])
+    assert (loaded.image(1)[..., 3] == 255).all()
+    assert loaded.image(2).tolist() == [[[77, 77, 77, 255]] * 2]
+
+
+def test_a_palette_becomes_its_colours(tmp_path):
+    image = pytest.importorskip("PIL.Image").new("P", (2, 1), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "a.png")
+    assert images.read_image(tmp_path / "a.png").tolist() == [[[10, 20, 30, 255]] * 2]
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    grey = np.array([[0, 257 * 100, 65535]], np.uint16)
+    imageio.v3.imwrite(tmp_path / "a.png", grey)
+    assert images.read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_linear_light_becomes_srgb(tmp_path):
+    linear = np.array([[0.0, 0.0031308, 0.2159, 1.0, 7.0]], np.float32)
+    write_exr(tmp_path / "a.exr", {"R": linear, "G": linear, "B": linear})
+    assert images.read_image(tmp_path / "a.exr")[0, :, 1].tolist() == [0, 10, 128, 255, 255]
+    assert images.image_size(tmp_path / "a.exr") == (5, 1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_nan_pixels_are_named(tmp_path, value):
+    pixels = np.ones((4, 4), np.float32)
+    pixels[1, 2] = value
+    write_exr(tmp_path / "a.exr", {"R": pixels, "G": pixels, "B": pixels})
+    with pytest.raises(BadInput, match=r"a\.exr: holds NaN"):
+        images.load_views(dataset(tmp_path, ("a.exr", 4, 4)), "train")
+
+
+def test_damaged_images_are_named(tmp_path):
+    path = tmp_path / "a.png"
+    imageio.v3.imwrite(path, np.zeros((40, 40, 3), np.uint8))
+    whole = path.read_bytes()
+    for damage in (b"", b"no image", whole[: len(whole) // 2]):
+        path.write_bytes(damage)
+        with pytest.raises(BadInput, match=r"a\.png: [^\n]+;[^\n]+$"):
+            images.load_views(dataset(tmp_path, ("a.png", 40, 40)), "train")
+    path.write_bytes(b"")
+    with pytest.raises(BadInput, match="empty image"):
+        images.read_image(path)
+    with pytest.raises(BadInput, match=r"a\.png"):
+        images.image_size(path)
+
+
+def test_another_size_than_the_json_says(tmp_path):
+    imageio.v3.imwrite(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
+    with pytest.raises(BadInput, match=r"a\.png: 6 x 4 pixels, but the json's w, h say 4 x 6"):
+        images.load_views(dataset(tmp_path, ("a.png", 4, 6)), "train")
+    assert images.image_size(tmp_path / "a.png") == (6, 4)
+
+
+def test_few_views_are_spread_evenly(tmp_path):
+    for index in range(9):
+        imageio.v3.imwrite(tmp_path / f"{index}.png", np.full((1, 1), index, np.uint8))
+    data = dataset(tmp_path, *((f"{index}.png", 1, 1) for index in range(9)))
+    few = images.load_views(data, "train", 3)
+    assert few.pixels[:, 0].tolist() == [1, 4, 7]
+    assert len(images.load_views(data, "train", 20).views) == 9
+    assert len(images.load_views(data, "val").views) == 0

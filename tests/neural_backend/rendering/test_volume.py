@@ -1,0 +1,109 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from neural_backend.dataset.transforms import Intrinsics
+from neural_backend.kernels import choose
+from neural_backend.rendering import volume
+from neural_backend.sampling.occupancy import full_grid
+
+CPU = torch.device("cpu")
+KERNELS = choose(CPU)
+STEP = math.sqrt(3.0) / 512
+
+
+class Slab(torch.nn.Module):
+    """A wall in the box: density between two heights, colours that say where it was seen."""
+
+    def __init__(self, low, high, density):
+        super().__init__()
+        self.low, self.high, self.value = low, high, density
+        self.asked = 0
+
+    def density(self, x):
+        self.asked += len(x)
+        inside = (x[:, 2] >= self.low) & (x[:, 2] < self.high)
+        return self.value * inside.to(torch.float32), x
+
+    def forward(self, x, d):
+        density, _ = self.density(x)
+        return density, torch.stack([x[:, 0], x[:, 1], -d[:, 2]], -1)
+
+
+def above(distance=2.0):
+    pose = np.eye(4)
+    pose[:3, 3] = 0.5, 0.5, distance
+    return pose
+
+
+INTRINSICS = Intrinsics(8, 6, 20.0, 20.0, 4.0, 3.0)
+
+
+def render(field, background=1.0, intrinsics=INTRINSICS):
+    grid = full_grid(16, STEP, CPU)
+    pose, identity = above(), np.eye(4)
+    return volume.render_image(field, grid, intrinsics, pose, identity, KERNELS, background)
+
+
+def test_a_translucent_slab_has_beers_alpha():
+    image = render(Slab(0.25, 0.75, 2.0), background=0.0)
+    assert image.shape == (6, 8, 4)
+    # a ray's way through the slab is 0.5 over the cosine of its angle
+    x, y = (np.arange(8) + 0.5 - 4) / 20, (np.arange(6) + 0.5 - 3) / 20
+    lengthening = np.sqrt(1 + x[None, :] ** 2 + y[:, None] ** 2)
+    expected = 1 - np.exp(-2.0 * 0.5 * lengthening)
+    np.testing.assert_allclose(image[..., 3], expected, atol=0.01)
+
+
+def test_an_opaque_wall_is_seen_where_it_stands():
+    image = render(Slab(0.25, 0.5, 1e5))
+    assert float(image[..., 3].min()) > 0.999
+    # pixel (row, column) meets z = 0.5 at 1.5 times its slope from the middle
+    row, column = 1, 6
+    x, y = 0.5 + 1.5 * (column + 0.5 - 4) / 20, 0.5 - 1.5 * (row + 0.5 - 3) / 20
+    assert image[row, column, :2].tolist() == pytest.approx([x, y], abs=0.003)
+
+
+def test_the_background_shows_through():
+    image = render(Slab(0.25, 0.75, math.log(4.0) / 0.5), background=0.5)
+    black = render(Slab(0.25, 0.75, math.log(4.0) / 0.5), background=0.0)
+    torch.testing.assert_close(
+        image[..., :3], black[..., :3] + 0.5 * (1 - black[..., 3:]), atol=1e-5, rtol=0.0
+    )
+
+
+def test_what_is_hidden_is_left_out():
+    field = Slab(0.1, 0.9, 3000.0)
+    grid = full_grid(16, STEP, CPU)
+    origins = torch.tensor([[0.5, 0.5, 2.0], [3.0, 3.0, 2.0]])
+    directions = torch.tensor([[0.0, 0.0, -1.0]] * 2)
+    samples = volume.march(origins, directions, grid, KERNELS)
+    kept = volume.visible(field, origins, directions, samples, KERNELS)
+    assert kept.offsets[1] == len(kept) == kept.offsets[2]
+    # what lies in front of the wall, and a step or two of it
+    front = round(0.1 / STEP)
+    assert front <= len(kept) <= front + 3
+    everything, some = (
+        volume.render_rays(field, origins, directions, each, KERNELS) for each in (samples, kept)
+    )
+    torch.testing.assert_close(some[1], everything[1], atol=2e-4, rtol=0.0)
+    torch.testing.assert_close(some[0], everything[0], atol=2e-4, rtol=0.0)
+
+
+def test_a_thin_fog_is_kept_whole():
+    field = Slab(0.0, 1.0, 0.1)
+    grid = full_grid(16, STEP, CPU)
+    origins, directions = torch.tensor([[0.5, 0.5, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]])
+    samples = volume.march(origins, directions, grid, KERNELS)
+    kept = volume.visible(field, origins, directions, samples, KERNELS)
+    assert torch.equal(kept.t_start, samples.t_start)
+
+
+def test_a_smaller_picture_of_the_same():
+    small = volume.scaled(dataclasses.replace(INTRINSICS, w=800, h=600, cx=410.0, cy=300.0), 200)
+    assert (small.w, small.h) == (200, 150)
+    assert (small.fl_x, small.cx, small.cy) == (5.0, 102.5, 75.0)
+    assert volume.scaled(INTRINSICS, 200) == INTRINSICS

@@ -1,0 +1,136 @@
+import numpy as np
+import torch
+
+from neural_backend.dataset.images import Images
+from neural_backend.dataset.transforms import Intrinsics, View
+from neural_backend.sampling import occupancy
+from neural_backend.sampling.occupancy import OccupancyGrid, full_grid, visual_hull
+from neural_backend.sampling.rays import Cameras
+
+CPU = torch.device("cpu")
+STEP = 0.01
+
+
+def looking(axis, distance=3.0, centre=0.5):
+    """A camera on the positive side of an axis that looks at the unit box's middle."""
+    z = np.eye(3)[axis]
+    x = np.eye(3)[(axis + 1) % 3]
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([x, np.cross(z, x), z], 1)
+    pose[:3, 3] = centre + distance * z
+    return pose
+
+
+def ball_images(size=256, radius=0.2, frame=1.0):
+    """Silhouettes of a ball in the box's middle, along the three axes."""
+    focal = 1.1 * size * frame
+    intrinsics = Intrinsics(size, size, focal, focal, size / 2, size / 2)
+    views = [View("", looking(axis), intrinsics) for axis in range(3)]
+    centre = (np.arange(size) + 0.5 - size / 2) / focal
+    x, y = np.meshgrid(centre, centre)
+    # the ray passes the middle at this distance
+    miss = 3.0 * np.sqrt((x * x + y * y) / (1 + x * x + y * y))
+    image = np.zeros((size, size, 4), np.uint8)
+    image[miss < radius] = 255
+    pixels = torch.from_numpy(np.stack([image] * 3).reshape(-1, 4))
+    offsets = torch.arange(4) * size * size
+    return Images(tuple(views), pixels, offsets)
+
+
+def cells(size):
+    line = (torch.arange(size) + 0.5) / size
+    return torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
+
+
+def test_the_hull_holds_the_ball_and_little_more():
+    images = ball_images()
+    hull = visual_hull(images, Cameras(images.views, np.eye(4), CPU), 64)
+    distance = (cells(64) - 0.5).norm(dim=-1)
+    # every cell that the ball can touch
+    assert hull[distance < 0.2 + 0.5 * 3**0.5 / 64].all()
+    # three crossing cylinders and a border of some cells
+    assert float(hull.sum()) < 2.2 * float((distance < 0.2).sum())
+
+
+def test_what_no_view_frames_stays_possible():
+    images = ball_images(radius=0.03, frame=6.0)
+    hull = visual_hull(images, Cameras(images.views, np.eye(4), CPU), 16)
+    # the frame reaches to 0.2 from the middle
+    assert hull[0, 0, 0]
+    assert hull[15, 15, 15]
+    assert not hull[8, 8, 10]
+
+
+def test_without_alpha_everything_is_possible():
+    images = ball_images()
+    opaque = Images(images.views, torch.full_like(images.pixels, 255), images.offsets)
+    assert visual_hull(opaque, Cameras(images.views, np.eye(4), CPU), 8).all()
+
+
+def test_empty_images_do_not_empty_the_grid():
+    images = ball_images()
+    blank = Images(images.views, torch.zeros_like(images.pixels), images.offsets)
+    assert visual_hull(blank, Cameras(images.views, np.eye(4), CPU), 8).all()
+
+
+def test_cells_behind_a_camera_stay_possible():
+    images = ball_images()
+    inside = View("", looking(2, distance=0.0), images.views[0].intrinsics)
+    one = Images(
+        (inside,), torch.zeros(256 * 256, 4, dtype=torch.uint8), torch.tensor([0, 256 * 256])
+    )
+    hull = visual_hull(one, Cameras(one.views, np.eye(4), CPU), 16)
+    assert hull[:, :, 8:].all()
+    assert not hull[8, 8, 1]
+
+
+def test_updates_find_what_is_there():
+    grid = full_grid(8, STEP, CPU)
+    generator = torch.Generator().manual_seed(0)
+
+    def density(x):
+        return 100.0 * ((x[:, 0] > 0.5) & (x[:, 1] < 0.25))
+
+    for _ in range(80):
+        grid.update(density, 512, generator)
+    expected = torch.zeros(8, 8, 8, dtype=torch.bool)
+    expected[4:, :2] = True
+    assert torch.equal(grid.occupied, expected)
+    assert grid.low.tolist() == [0.5, 0.0, 0.0]
+    assert grid.high.tolist() == [1.0, 0.25, 1.0]
+
+
+def test_an_impossible_cell_stays_empty():
+    possible = torch.zeros(4, 4, 4, dtype=torch.bool)
+    possible[1, 1, 1] = True
+    grid = OccupancyGrid(possible, STEP)
+    grid.update(lambda x: torch.full((len(x),), 1e6), 64, torch.Generator().manual_seed(0))
+    assert torch.equal(grid.occupied, possible)
+
+
+def test_nothing_dense_anywhere_keeps_the_grid_alive():
+    grid = full_grid(4, STEP, CPU)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        grid.update(lambda x: torch.zeros(len(x)), 64, generator)
+    assert grid.occupied.any()
+
+
+def test_the_threshold_is_an_opacity():
+    grid = full_grid(4, STEP, CPU)
+    dense = -np.log(1 - occupancy.OPACITY) / STEP
+    grid.density[:] = 1e3
+    grid.density[0, 0, 0] = 0.98 * dense
+    grid.density[0, 0, 1] = 1.02 * dense
+    grid.load_state(grid.state())
+    assert not grid.occupied[0, 0, 0]
+    assert grid.occupied[0, 0, 1]
+
+
+def test_state_round_trip():
+    grid = full_grid(4, STEP, CPU)
+    grid.update(lambda x: 50 * x[:, 0], 64, torch.Generator().manual_seed(0))
+    other = full_grid(4, STEP, CPU)
+    other.load_state(grid.state())
+    assert torch.equal(other.occupied, grid.occupied)
+    assert torch.equal(other.density, grid.density)

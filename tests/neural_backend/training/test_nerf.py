@@ -1,0 +1,237 @@
+import dataclasses
+import math
+
+import imageio.v3
+import numpy as np
+import pytest
+import torch
+
+from neural_backend import protocol
+from neural_backend.config import TrainingSettings
+from neural_backend.dataset import transforms
+from neural_backend.dataset.transforms import Dataset, Intrinsics, View
+from neural_backend.protocol import BadInput
+from neural_backend.training import evaluation, nerf
+from neural_backend.training.nerf import NerfTask, load_field
+
+CPU = torch.device("cpu")
+SIZE = 32
+CENTRE, RADIUS = np.array([5.0, -2.0, 1.0]), 0.8
+# a dozen tiny views say little: a finer grid would learn them by heart
+SMALL = TrainingSettings(
+    max_steps=10,
+    batch=4096,
+    levels=2,
+    coarsest=4,
+    finest=16,
+    log2_table_size=13,
+    view_direction=False,
+)
+
+
+@pytest.fixture(autouse=True)
+def _small_grid(monkeypatch):
+    monkeypatch.setattr(nerf, "RESOLUTION", 32)
+
+
+def look_at(eye):
+    z = (eye - CENTRE) / np.linalg.norm(eye - CENTRE)
+    x = np.cross([0.0, 0.0, 1.0], z)
+    x /= np.linalg.norm(x)
+    pose = np.eye(4)
+    pose[:3] = np.stack([x, np.cross(z, x), z, eye], 1)
+    return pose
+
+
+def ball(pose, intrinsics):
+    """[H, W, 4] uint8: a ball whose colour is its normal, ray by ray."""
+    x, y = np.meshgrid(np.arange(intrinsics.w) + 0.5, np.arange(intrinsics.h) + 0.5)
+    right, down = (x - intrinsics.cx) / intrinsics.fl_x, (y - intrinsics.cy) / intrinsics.fl_y
+    d = np.stack([right, -down, -np.ones_like(x)], -1) @ pose[:3, :3].T
+    d /= np.linalg.norm(d, axis=-1, keepdims=True)
+    offset = pose[:3, 3] - CENTRE
+    b = d @ offset
+    inside = b * b - offset @ offset + RADIUS**2
+    t = -b - np.sqrt(np.maximum(inside, 0.0))
+    normal = (offset + t[..., None] * d) / RADIUS
+    image = np.zeros((intrinsics.h, intrinsics.w, 4), np.uint8)
+    image[..., :3] = np.where(inside[..., None] > 0, np.round(255 * (0.5 + 0.5 * normal)), 0)
+    image[..., 3] = np.where(inside > 0, 255, 0)
+    return image
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A dataset of a coloured ball: 12 views to train on, 2 to validate, 2 to test."""
+    folder = tmp_path_factory.mktemp("ball")
+    intrinsics = Intrinsics(SIZE, SIZE, 40.0, 40.0, SIZE / 2, SIZE / 2)
+    views = []
+    for index in range(16):
+        height, angle = 0.9 * (2 * (index + 0.5) / 16 - 1), 2.4 * index
+        ring = math.sqrt(1 - height * height)
+        eye = CENTRE + 3.0 * np.array([ring * math.cos(angle), ring * math.sin(angle), height])
+        split = {3: "val", 11: "val", 6: "test", 13: "test"}.get(index, "train")
+        views.append(View(f"{index}.png", look_at(eye), intrinsics, split))
+        imageio.v3.imwrite(folder / f"{index}.png", ball(views[-1].world_from_camera, intrinsics))
+    return Dataset(folder, tuple(views), np.stack([CENTRE - RADIUS, CENTRE + RADIUS]))
+
+
+def task(dataset, settings=SMALL, events=None):
+    return NerfTask(settings, dataset, CPU, (events if events is not None else []).append)
+
+
+def train(trained, steps, first=0, of=None):
+    for step in range(first, first + steps):
+        loss = trained.step(step / (of or steps)).loss
+    return float(loss)
+
+
+@pytest.mark.parametrize(
+    ("changes", "psnr"),
+    [
+        ({}, 21.0),
+        (
+            {
+                "encoding": "positional",
+                "frequencies": 2,
+                "hidden_layers": 2,
+                "width": 64,
+                "learning_rate": 5e-3,
+            },
+            18.0,
+        ),
+    ],
+)
+def test_learns_a_ball(scene, changes, psnr):
+    settings = dataclasses.replace(SMALL, batch=8192, **changes)
+    trained = task(scene, settings)
+    before = trained.validate()
+    train(trained, 100)
+    field, grid, kernels = load_field(settings, trained.state(), CPU)
+    scores = evaluation.evaluate_views(field, grid, kernels, scene, "test")
+    assert scores.views == 2
+    assert scores.psnr > psnr
+    assert scores.psnr > before + 6
+    assert 0.7 < scores.ssim <= 1.0
+    assert trained.validate() == pytest.approx(scores.psnr, abs=4.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoding": "gaussian", "frequencies": 8},
+        {"encoding": "basic", "view_direction": True},
+        {"encoding": "none", "activation": "sine"},
+        {"activation": "gaussian", "background": "white"},
+        {"background": "black", "view_direction": True},
+    ],
+)
+def test_every_choice_takes_steps(scene, changes):
+    trained = task(scene, dataclasses.replace(SMALL, **changes))
+    loss = train(trained, 3)
+    assert math.isfinite(loss)
+    picture = trained.preview()
+    assert picture.shape == (SIZE, 2 * SIZE, 3)
+    assert picture.dtype == np.uint8
+
+
+def test_same_seed_same_field(scene):
+    first, second, other = (
+        task(scene, dataclasses.replace(SMALL, seed=seed)) for seed in (1, 1, 2)
+    )
+    assert train(first, 20) == train(second, 20)
+    assert train(other, 20) != train(first, 1)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    train(task(scene), 1)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_resumed_run_goes_on_exactly(scene, monkeypatch):
+    # with updates of the grid on both sides
+    monkeypatch.setattr(nerf, "GRID_FROM", 16)
+    settings = dataclasses.replace(SMALL, batch=1024)
+    whole = task(scene, settings)
+    train(whole, 40, of=40)
+    first = task(scene, settings)
+    train(first, 20, of=40)
+    state = {name: value.clone() for name, value in first.state().items()}
+    second = task(scene, settings)
+    second.load_state(state)
+    train(second, 20, first=20, of=40)
+    expected = whole.state()
+    for name, value in second.state().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_a_state_before_the_first_step_can_be_loaded(scene):
+    task(scene).load_state(task(scene).state())
+
+
+def test_a_state_of_other_settings_is_refused(scene):
+    state = task(scene).state()
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        task(scene, dataclasses.replace(SMALL, encoding="basic")).load_state(state)
+    with pytest.raises((KeyError, ValueError, RuntimeError)):
+        task(scene).load_state({})
+
+
+def test_the_field_is_read_without_its_grid_size_in_the_settings(scene):
+    state = task(scene).state()
+    automatic = dataclasses.replace(SMALL, levels=0, log2_table_size=0)
+    field, _, _ = load_field(automatic, state, CPU)
+    assert field.encoding.grid.levels == SMALL.levels
+
+
+def test_missing_images_are_a_warning(scene):
+    events = []
+    task(dataclasses.replace(scene, missing=("gone.png", "too.png")), events=events)
+    assert [type(event) for event in events] == [protocol.Warning]
+    assert "2 images" in events[0].message
+    assert "gone.png" in events[0].message
+
+
+def test_nothing_to_train_on(scene):
+    views = tuple(dataclasses.replace(view, split="test") for view in scene.views)
+    with pytest.raises(BadInput, match="none is for training"):
+        task(dataclasses.replace(scene, views=views))
+
+
+def test_nothing_to_evaluate(scene):
+    only = dataclasses.replace(scene, views=scene.split("train"))
+    field, grid, kernels = load_field(SMALL, task(scene).state(), CPU)
+    with pytest.raises(BadInput, match="no test views"):
+        evaluation.evaluate_views(field, grid, kernels, only)
+
+
+def test_without_held_out_views_there_is_a_preview_but_no_psnr(scene):
+    views = tuple(view for view in scene.views if view.split == "train")
+    trained = task(dataclasses.replace(scene, views=views))
+    assert trained.validate() is None
+    truth = trained.preview()[:, SIZE:]
+    image = imageio.v3.imread(scene.folder / views[0].file).astype(np.float64) / 255
+    expected = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
+    np.testing.assert_allclose(truth / 255, expected, atol=0.003)
+
+
+def test_photos_without_alpha_and_of_several_sizes(scene, tmp_path):
+    views = []
+    for index, view in enumerate(scene.views):
+        wide = dataclasses.replace(view.intrinsics, w=SIZE + 2 * index, cx=SIZE / 2 + index, k1=0.1)
+        image = ball(view.world_from_camera, wide)
+        image[..., :3][image[..., 3] == 0] = 90
+        imageio.v3.imwrite(tmp_path / view.file, image[..., :3])
+        views.append(dataclasses.replace(view, intrinsics=wide))
+    dataset = Dataset(tmp_path, tuple(views), scene.bounds)
+    trained = task(dataset)
+    assert trained.grid.possible.all()
+    assert math.isfinite(train(trained, 3))
+
+
+def test_a_dataset_on_disk(scene):
+    transforms.write(scene)
+    read = transforms.read(scene.folder)
+    trained = task(read)
+    assert trained.views == 12
+    np.testing.assert_allclose(trained.field_from_world, scene.field_from_world)
