@@ -1,0 +1,111 @@
+"""Events, whole files, and a reader that follows a writer."""
+
+import json
+import math
+
+import pytest
+
+from neural_backend import protocol
+from neural_backend.protocol import (
+    Checkpoint,
+    Done,
+    Error,
+    EventReader,
+    EventWriter,
+    Preview,
+    Progress,
+    Started,
+    Warning,
+    decode_event,
+    encode_event,
+)
+
+EVENTS = [
+    Started("nerf", "cpu", "reference", 1234, views=9),
+    Progress(3, 10, 1.5, 60.0, 0.25, 2.0, 1e6, psnr=27.5),
+    Preview(3),
+    Checkpoint(3),
+    Warning("odd"),
+    Error("wrong", "mend it"),
+    Done(10, 60.0, "cancelled"),
+]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.type)
+def test_events_there_and_back(event):
+    line = encode_event(event)
+    assert line.endswith("\n")
+    assert json.loads(line)["type"] == event.type
+    assert decode_event(line) == event
+
+
+def test_what_is_not_finite_becomes_null():
+    line = encode_event(Progress(1, 0, 1.0, 2.0, math.nan, math.inf))
+    assert json.loads(line)["loss"] is None
+    assert json.loads(line)["eta"] is None
+
+
+@pytest.mark.parametrize(
+    "line", ["", "{", "3", "[]", '{"type": "song"}', '{"type": 3}', '{"type": []}', "[" * 100_000]
+)
+def test_damaged_lines_are_no_events(line):
+    assert decode_event(line) is None
+
+
+def test_unknown_names_are_passed_over():
+    assert decode_event('{"type": "preview", "step": 4, "mood": "good"}') == Preview(4)
+
+
+def test_the_reader_follows_the_writer(tmp_path):
+    path = tmp_path / "events.jsonl"
+    reader, writer = EventReader(path), EventWriter(path)
+    assert reader.poll() == []
+    for event in EVENTS[:3]:
+        writer(event)
+    assert reader.poll() == EVENTS[:3]
+    assert reader.poll() == []
+    line = encode_event(EVENTS[3]).encode()
+    with open(path, "ab") as file:
+        file.write(line[:5])
+        file.flush()
+        assert reader.poll() == []
+        file.write(line[5:] + b"\xff\xfe damaged\n")
+    writer(EVENTS[4])
+    assert reader.poll() == EVENTS[3:5]
+
+
+def test_a_reader_from_the_end_skips_an_earlier_start(tmp_path):
+    path = tmp_path / "events.jsonl"
+    writer = EventWriter(path)
+    writer(EVENTS[0])
+    reader = EventReader(path, from_end=True)
+    assert reader.poll() == []
+    writer(EVENTS[1])
+    assert reader.poll() == [EVENTS[1]]
+
+
+def test_a_reader_notices_a_new_file(tmp_path):
+    path = tmp_path / "events.jsonl"
+    EventWriter(path)(EVENTS[1])
+    reader = EventReader(path, from_end=True)
+    path.rename(tmp_path / "old.jsonl")
+    EventWriter(path)(EVENTS[2])
+    assert reader.poll() == [EVENTS[2]]
+
+
+def test_files_appear_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file.txt"
+
+    def broken(beside):
+        assert beside.suffix == ".txt"
+        beside.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        protocol.write_whole(path, broken)
+    assert list(tmp_path.iterdir()) == []
+    protocol.write_whole(path, lambda beside: beside.write_text("whole") and None)
+    assert path.read_text() == "whole"
+    with pytest.raises(ValueError, match="JSON compliant"):
+        protocol.write_json(path, {"a": math.nan})
+    assert path.read_text() == "whole"
