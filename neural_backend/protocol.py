@@ -38,7 +38,7 @@ class RunFolder:
         self.log = self.path / "log.txt"
 
 
-def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], None]) -> None:
+def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]) -> None:
     """Make a file appear whole or not at all.
 
     ``write`` gets a path beside ``path``, with the same suffix (writers choose a format by it).
@@ -56,7 +56,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], No
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented json, whole or not at all; NaN and infinity are refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8") and None)
+    write_whole(path, lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,8 +29,9 @@ def check_types() -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         (folder / "neural_fields").symlink_to(ROOT, target_is_directory=True)
-        packages = ["-p", "neural_fields.neural_backend", "-p", "neural_fields.operators"]
-        packages += ["-p", "neural_fields.ui"]
+        contract = ("config", "protocol", "dataset.transforms")
+        packages = [f"-mneural_fields.neural_backend.{module}" for module in contract]
+        packages += ["-pneural_fields.operators", "-pneural_fields.ui"]
         options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir"]
         options.append(str(ROOT / ".mypy_cache"))
         command = [sys.executable, "-m", "mypy", *options, *packages]
