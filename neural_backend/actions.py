@@ -53,7 +53,7 @@ def evaluate(run_folder: str, split: Split, views: int) -> dict[str, float | Non
     if views < 0:
         raise BadInput(f"views is {views}: give at least 0")
     run = runs.open_run(run_folder)
-    if isinstance(run.field, RadianceField):
+    if isinstance(run.field, RadianceField) and run.grid is not None:
         dataset = transforms.read(run.source, images.image_size)
         with progress.CountingBar("evaluating") as bar:
             scores = evaluate_views(
@@ -99,7 +99,7 @@ def mesh(run_folder: str, output: str, resolution: int) -> tuple[int, int]:
 
 
 def _volume(run: OpenRun) -> Volume:
-    if isinstance(run.field, RadianceField):
+    if isinstance(run.field, RadianceField) and run.grid is not None:
         field = run.field
         return marching_cubes.from_density(
             lambda points: field.density(points)[0], run.grid.occupied, run.device
@@ -119,10 +119,10 @@ def render(run_folder: str, cameras: str, output: str) -> int:
     return sum(1 for _ in progress.over(files, len(views), "rendering"))
 
 
-def _picture(run: OpenRun, view: View) -> npt.NDArray:
+def _picture(run: OpenRun, view: View) -> npt.NDArray[np.float32]:
     """[H, W, 4] sRGB and straight alpha."""
-    if isinstance(run.field, RadianceField):
-        pixels = volume.render_image(
+    if isinstance(run.field, RadianceField) and run.grid is not None:
+        rendered = volume.render_image(
             run.field,
             run.grid,
             view.intrinsics,
@@ -132,8 +132,7 @@ def _picture(run: OpenRun, view: View) -> npt.NDArray:
             background=0.0,
         )
     else:
-        pixels = sphere_tracing.render_image(run.field, view, run.field_from_world, run.device)
-    pixels = pixels.cpu().numpy()
-    alpha = pixels[..., 3:]
-    pixels[..., :3] = np.where(alpha > 0.0, pixels[..., :3] / np.maximum(alpha, 1e-6), 0.0)
+        rendered = sphere_tracing.render_image(run.field, view, run.field_from_world, run.device)
+    pixels = rendered.cpu().numpy()
+    pixels[..., :3] /= np.maximum(pixels[..., 3:], 1e-6)
     return pixels

@@ -192,7 +192,8 @@ def _train(
 ) -> dict[str, Any]:
     leash = Leash()
     device = devices.choose(settings.device)
-    header, state = None, {}
+    header: checkpoint.Header | None = None
+    state: dict[str, torch.Tensor] = {}
     if resume:
         state, header = _to_resume(run, settings, emit)
     elif init is not None:

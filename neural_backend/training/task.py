@@ -26,9 +26,13 @@ class Step:
 class Task(Protocol):
     """A field in training: what a batch and a loss are."""
 
-    field: torch.nn.Module
     field_from_world: npt.NDArray[np.float64]
     views: int
+
+    @property
+    def field(self) -> torch.nn.Module:
+        """What is trained."""
+        ...
 
     def step(self, progress: float) -> Step:
         """Take one optimiser step; ``progress`` in [0, 1] is the part of the budget spent."""
