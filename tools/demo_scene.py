@@ -75,4 +75,4 @@ def build() -> None:
 
 if __name__ == "__main__":
     build()
-    bpy.ops.wm.save_as_mainfile(filepath=sys.argv[1])
+    bpy.ops.wm.save_as_mainfile(filepath=sys.argv[-1])

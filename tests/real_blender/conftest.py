@@ -27,7 +27,9 @@ def blender(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     (zip_file,) = folder.glob("*.zip")
     validated = found.run("--command", "extension", "validate", zip_file)
     for output in (build.stdout, validated.stdout):
-        assert "warning" not in output.lower().replace("system.path", ""), output
+        # a Blender in a container complains of the container's file systems
+        lines = [line for line in output.lower().splitlines() if "file-systems" not in line]
+        assert not any("warning" in line for line in lines), output
     found.run("--command", "extension", "install-file", "-r", "user_default", "-e", zip_file)
     return found
 

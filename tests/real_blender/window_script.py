@@ -70,9 +70,17 @@ def scenario() -> Iterator[float]:
     area.spaces.active.show_region_ui = True
     yield 1.0
     region.active_panel_category = "Neural Fields"
-    area.tag_redraw()
+    area.spaces.active.region_3d.view_perspective = "CAMERA"
     yield 1.5
     picture("idle")
+    settings.show_rig = True
+    area.spaces.active.region_3d.view_perspective = "PERSP"
+    area.spaces.active.region_3d.view_distance = 22.0
+    yield 1.5
+    picture("rig")
+    settings.show_rig = False
+    area.spaces.active.region_3d.view_perspective = "CAMERA"
+    yield 0.5
 
     # the big button is the tab's first row
     assert not job.owner.running
@@ -91,8 +99,16 @@ def scenario() -> Iterator[float]:
     yield from wait(lambda: False)
     report["error"] = job.owner.error
     report["message"] = job.owner.message
+    # without the originals, which stand in the same place
+    for item in bpy.context.scene.objects:
+        item.hide_set(item.type == "MESH" and item.name not in collection_names())
     yield 2.0
     picture("finished")
+
+
+def collection_names() -> set[str]:
+    collection = bpy.data.collections.get("Neural Fields")
+    return {item.name for item in collection.objects} if collection else set()
 
 
 def text() -> str:
@@ -141,11 +157,11 @@ def heartbeat() -> float:
 
 settings = bpy.context.scene.neural_fields
 settings.output = ARGUMENTS["output"]
-settings.rig.views = 12
-settings.dataset.resolution = 64
+settings.rig.views = 24
+settings.dataset.resolution = 96
 settings.dataset.samples = 4
-settings.training.max_seconds = 15.0
-settings.result.mesh_resolution = 64
+settings.training.max_seconds = 20.0
+settings.result.mesh_resolution = 96
 settings.result.sequence_path = "orbit"
 settings.result.sequence_frames = 4
 bpy.app.timers.register(tick, first_interval=3.0)
