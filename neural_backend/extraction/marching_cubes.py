@@ -23,7 +23,7 @@ _BLOCK = 8  # fine cells along a block's edge
 _CHUNK = 1 << 18
 _SMALL = 0.03  # a component's diagonal, beside the largest one's
 _PROBES = 1 << 16
-_OPAQUE_WITHIN = 1.0 / 64  # of the unit box's edge
+_OPAQUE_WITHIN = 1.0 / 16  # of the unit box's edge
 
 
 @dataclasses.dataclass(frozen=True)
