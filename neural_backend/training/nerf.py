@@ -85,8 +85,7 @@ class NerfTask:
         self._held_out = load_views(dataset, split, _VALIDATION_VIEWS) if split else None
 
         self.field = RadianceField(settings, self._kernels).to(device)
-        hull = visual_hull(self._images, self._cameras, RESOLUTION)
-        self.grid = OccupancyGrid(hull, step_length(self._cameras))
+        self.grid = self._first_grid()
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         hashed = settings.encoding == "hash"
         self._rate = settings.learning_rate or (HASH_RATE if hashed else FOURIER_RATE)
@@ -105,6 +104,13 @@ class NerfTask:
             eps=1e-15,
             fused=device.type in ("cpu", "cuda"),
         )
+
+    def _first_grid(self) -> OccupancyGrid:
+        hull = visual_hull(self._images, self._cameras, RESOLUTION)
+        if hull.all() and self._device.type == "cpu":
+            # no silhouettes: there is a whole box to look through, which must not take for ever
+            return full_grid(RESOLUTION // 2, LONGEST_STEP, self._device)
+        return OccupancyGrid(hull, step_length(self._cameras))
 
     def step(self, progress: float) -> Step:
         """One optimiser step on rays through random pixels of all training views."""
@@ -250,6 +256,6 @@ def load_field(
     """
     kernels = choose(device)
     field = RadianceField(settings_of_state(settings, state), kernels).to(device)
-    grid = full_grid(RESOLUTION, SHORTEST_STEP, device)
+    grid = full_grid(len(state["field.grid.density"]), SHORTEST_STEP, device)
     _load(field, grid, state)
     return field.eval(), grid, kernels

@@ -11,6 +11,7 @@ from neural_backend.config import TrainingSettings
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.protocol import BadInput
+from neural_backend.sampling.rays import Cameras
 from neural_backend.training import evaluation, nerf
 from neural_backend.training.nerf import NerfTask, load_field
 
@@ -184,6 +185,17 @@ def test_the_field_is_read_without_its_grid_size_in_the_settings(scene):
     assert field.encoding.grid.levels == SMALL.levels
 
 
+def test_samples_are_as_long_as_pixels_are_wide(scene):
+    # 3 units away, a focal length of 40 pixels: far coarser than the longest step
+    cameras = Cameras(scene.views, scene.field_from_world, CPU)
+    assert nerf.step_length(cameras) == nerf.LONGEST_STEP
+    cameras.intrinsics[:, 0] = 600.0
+    pixel = 3.0 * scene.field_from_world[0, 0] / 600.0
+    assert nerf.step_length(cameras) == pytest.approx(nerf.PIXELS_A_STEP * pixel, rel=1e-4)
+    cameras.intrinsics[:, 0] = 1e5
+    assert nerf.step_length(cameras) == nerf.SHORTEST_STEP
+
+
 def test_missing_images_are_a_warning(scene):
     events = []
     task(dataclasses.replace(scene, missing=("gone.png", "too.png")), events=events)
@@ -227,6 +239,9 @@ def test_photos_without_alpha_and_of_several_sizes(scene, tmp_path):
     trained = task(dataset)
     assert trained.grid.possible.all()
     assert math.isfinite(train(trained, 3))
+    _, grid, _ = load_field(SMALL, trained.state(), CPU)
+    assert torch.equal(grid.occupied, trained.grid.occupied)
+    assert grid.step == trained.grid.step
 
 
 def test_a_dataset_on_disk(scene):
