@@ -118,16 +118,17 @@ def full_grid(size: int, step: float, device: torch.device) -> OccupancyGrid:
 def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     """[size, size, size] bool: the cells that no view shows to be empty (Laurentini 1994).
 
-    A cell is empty only where some view has the whole cell in its frame and sees nothing but
-    background there. All True where no image has transparent pixels, and where the views
-    contradict each other so much that nothing is left.
+    A cell is empty where some view has the whole cell in its frame and sees nothing but
+    background there, and where no view frames any part of it: nothing could be learned there. All
+    True where the views contradict each other so much that nothing is left.
     """
     device = cameras.origins.device
-    left, coarse = torch.arange(1, device=device), 1
     # what is empty as one large cell needs no look at its small ones
-    for finer in (size // 4, size) if size % 4 == 0 else (size,):
-        left = _carve(images, cameras, _subdivide(left, coarse, finer), finer)
-        coarse = finer
+    coarse = size // 4 if size % 4 == 0 else size
+    left = torch.arange(coarse**3, device=device)
+    left = _carve(images, cameras, left[_framed(images, cameras, left, coarse)], coarse)
+    if coarse < size:
+        left = _carve(images, cameras, _subdivide(left, coarse, size), size)
     if len(left) == 0:
         return torch.ones(size, size, size, dtype=torch.bool, device=device)
     hull = torch.zeros(size**3, dtype=torch.bool, device=device)
@@ -148,6 +149,32 @@ def _subdivide(cells: Tensor, size: int, finer: int) -> Tensor:
     return (parts[:, 0] * finer + parts[:, 1]) * finer + parts[:, 2]
 
 
+def _framed(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
+    """[N] bool: whether some view may have some part of a cell in its frame."""
+    half_diagonal = 0.5 * math.sqrt(3.0) / size
+    centres = (_coordinates(cells, size) + 0.5) / size
+    framed = torch.zeros_like(cells, dtype=torch.bool)
+    for index, view in enumerate(images.views):
+        x, y, depth, footprint = _project(cameras, centres, index, half_diagonal)
+        w, h = view.intrinsics.w, view.intrinsics.h
+        inside = (x > -footprint) & (x < w + footprint) & (y > -footprint) & (y < h + footprint)
+        # a cell that the camera stands in or beside may appear anywhere
+        framed |= (inside & (depth > 0.0)) | (depth.abs() <= half_diagonal)
+    return framed
+
+
+def _project(
+    cameras: Cameras, centres: Tensor, index: int, half_diagonal: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where cells appear in a view: x, y, how deep, and how far around in pixels; each [N]."""
+    x, y, depth = cameras.project(centres, index)
+    focal = float(cameras.intrinsics[index, :2].max())
+    # a pixel more, because its colour is gathered from around its centre
+    footprint = focal * half_diagonal / (depth - half_diagonal).clamp(min=1e-9) + 1.5
+    footprint[depth <= half_diagonal] = math.inf
+    return x, y, depth, footprint
+
+
 def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
     """Those of a grid's cells [N] that no view shows to be empty."""
     half_diagonal = 0.5 * math.sqrt(3.0) / size
@@ -155,11 +182,8 @@ def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor
         background = images.image(index)[..., 3] <= _TRANSPARENT
         if not background.any():
             continue
-        x, y, depth = cameras.project((_coordinates(cells, size) + 0.5) / size, index)
-        focal = max(view.intrinsics.fl_x, view.intrinsics.fl_y)
-        # a pixel more, because its colour is gathered from around its centre
-        footprint = focal * half_diagonal / (depth - half_diagonal).clamp(min=1e-9) + 1.5
-        footprint[depth <= half_diagonal] = math.inf
+        centres = (_coordinates(cells, size) + 0.5) / size
+        x, y, _, footprint = _project(cameras, centres, index, half_diagonal)
         w, h = view.intrinsics.w, view.intrinsics.h
         seen = (x - footprint >= 0.0) & (x + footprint <= w)
         seen &= (y - footprint >= 0.0) & (y + footprint <= h) & (footprint < _LARGEST_FOOTPRINT)

@@ -106,10 +106,12 @@ class NerfTask:
         )
 
     def _first_grid(self) -> OccupancyGrid:
+        opaque = not bool((self._pixels[:, 3] < 255).any())
+        if opaque and self._device.type == "cpu":
+            # without silhouettes there is much to look through, which must not take for ever
+            hull = visual_hull(self._images, self._cameras, RESOLUTION // 2)
+            return OccupancyGrid(hull, LONGEST_STEP)
         hull = visual_hull(self._images, self._cameras, RESOLUTION)
-        if hull.all() and self._device.type == "cpu":
-            # no silhouettes: there is a whole box to look through, which must not take for ever
-            return full_grid(RESOLUTION // 2, LONGEST_STEP, self._device)
         return OccupancyGrid(hull, step_length(self._cameras))
 
     def step(self, progress: float) -> Step:

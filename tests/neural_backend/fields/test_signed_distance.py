@@ -39,4 +39,4 @@ def test_one_point_can_be_learned():
         loss = (field(x) - truth).abs().mean()
         loss.backward()
         optimiser.step()
-    assert float(loss) < 0.005
+    assert loss.item() < 0.005

@@ -52,17 +52,23 @@ def test_the_hull_holds_the_ball_and_little_more():
     assert float(hull.sum()) < 2.2 * float((distance < 0.2).sum())
 
 
-def test_what_no_view_frames_stays_possible():
+def test_cells_that_no_view_frames_are_impossible():
     images = ball_images(radius=0.03, frame=6.0)
-    hull = visual_hull(images, Cameras(images.views, np.eye(4), CPU), 16)
-    # the frame reaches to 0.2 from the middle
-    assert hull[0, 0, 0]
-    assert hull[15, 15, 15]
-    assert not hull[8, 8, 10]
+    opaque = Images(images.views, torch.full_like(images.pixels, 255), images.offsets)
+    cameras = Cameras(images.views, np.eye(4), CPU)
+    # each frame reaches to 0.23 from the axis that it looks along
+    for each, beside in ((images, False), (opaque, True)):
+        hull = visual_hull(each, cameras, 64)
+        assert not hull[0, 0, 0]
+        assert not hull[63, 63, 63]
+        assert hull[32, 32, 32]
+        assert bool(hull[32, 32, 42]) == beside
+        # only the camera along z frames it, behind the ball
+        assert hull[32, 32, 0]
 
 
-def test_without_alpha_everything_is_possible():
-    images = ball_images()
+def test_without_alpha_everything_framed_is_possible():
+    images = ball_images(frame=0.5)
     opaque = Images(images.views, torch.full_like(images.pixels, 255), images.offsets)
     assert visual_hull(opaque, Cameras(images.views, np.eye(4), CPU), 8).all()
 
@@ -73,15 +79,16 @@ def test_empty_images_do_not_empty_the_grid():
     assert visual_hull(blank, Cameras(images.views, np.eye(4), CPU), 8).all()
 
 
-def test_cells_behind_a_camera_stay_possible():
+def test_a_camera_in_the_box_sees_what_is_before_it():
     images = ball_images()
     inside = View("", looking(2, distance=0.0), images.views[0].intrinsics)
-    one = Images(
-        (inside,), torch.zeros(256 * 256, 4, dtype=torch.uint8), torch.tensor([0, 256 * 256])
-    )
-    hull = visual_hull(one, Cameras(one.views, np.eye(4), CPU), 16)
-    assert hull[:, :, 8:].all()
-    assert not hull[8, 8, 1]
+    for value, ahead in ((0, False), (255, True)):
+        pixels = torch.full((256 * 256, 4), value, dtype=torch.uint8)
+        one = Images((inside,), pixels, torch.tensor([0, 256 * 256]))
+        hull = visual_hull(one, Cameras(one.views, np.eye(4), CPU), 16)
+        assert bool(hull[8, 8, 1]) == ahead
+        assert not hull[8, 8, 15]  # behind
+        assert hull[8, 8, 8]  # around the camera nothing is sure
 
 
 def test_updates_find_what_is_there():
