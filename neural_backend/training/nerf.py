@@ -36,6 +36,7 @@ LONGEST_STEP = math.sqrt(3.0) / 256
 GRID_FROM = 128  # steps, before which the density says little
 GRID_EVERY = 16
 _CPU_BATCH = 2**15
+_CPU_FOURIER_BATCH = 2**13
 _GPU_BATCH = 2**18
 _FIRST_RAYS = 1024
 _MOST_RAYS = 2**16
@@ -89,7 +90,10 @@ class NerfTask:
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         hashed = settings.encoding == "hash"
         self._rate = settings.learning_rate or (HASH_RATE if hashed else FOURIER_RATE)
-        self._batch = settings.batch or (_CPU_BATCH if device.type == "cpu" else _GPU_BATCH)
+        fitting = _GPU_BATCH
+        if device.type == "cpu":
+            fitting = _CPU_BATCH if hashed else _CPU_FOURIER_BATCH
+        self._batch = settings.batch or fitting
         self._rays = min(_FIRST_RAYS, self._batch)
         self._steps = 0
         encoding = {id(parameter) for parameter in self.field.encoding.parameters()}
