@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
+
+# Before torch is loaded: by default its threads spin while they wait for one another, which makes
+# training several times slower as soon as anything else, Blender for one, uses a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from . import doctor
 

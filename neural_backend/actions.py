@@ -114,7 +114,7 @@ def render(run_folder: str, cameras: str, output: str) -> int:
         BadInput: the run or the cameras cannot be read, or the folder cannot be written.
     """
     run = runs.open_run(run_folder)
-    views = transforms.read(cameras, images=False).views
+    views = transforms.read(cameras, images.image_size, images=False).views
     files = sequence.write(output, views, lambda view: _picture(run, view))
     return sum(1 for _ in progress.over(files, len(views), "rendering"))
 

@@ -32,10 +32,10 @@ import bpy
 sys.path.insert(0, sys.argv[1])
 import demo_scene
 arguments = json.loads(sys.argv[2])
-bpy.ops.extensions.package_install_files(
-    filepath=arguments["zip"], repo="user_default", enable_on_install=True)
 demo_scene.build()
 bpy.ops.wm.save_as_mainfile(filepath=arguments["scene"])
+bpy.ops.extensions.package_install_files(
+    filepath=arguments["zip"], repo="user_default", enable_on_install=True)
 result = bpy.ops.neural_fields.train(
     output=arguments["output"], rig="sphere", views=60, resolution=256,
     max_seconds=arguments["seconds"])

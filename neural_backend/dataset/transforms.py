@@ -249,7 +249,8 @@ def read(
             ``_test``), or one such json.
         image_size: gives an image's width and height where the json, as some dialects do, leaves
             them to the image.
-        images: look for the images; ``False`` for cameras alone (every frame then becomes a view).
+        images: look for the images; ``False`` for the cameras of this one json alone, where every
+            frame becomes a view.
 
     Raises:
         BadInput: with the file and the field at fault.
@@ -258,7 +259,8 @@ def read(
     if path.is_dir():
         path = _json_of_folder(path)
     siblings: dict[pathlib.Path, Split] = {}
-    if path.name.startswith("transforms_") and path.stem.removeprefix("transforms_") in SPLITS:
+    split = path.stem.removeprefix("transforms_")
+    if images and path.name.startswith("transforms_") and split in SPLITS:
         for name in SPLITS:
             file = path.with_name(f"transforms_{name}.json")
             if file.exists():
@@ -316,7 +318,9 @@ def _views(
         name = frame.get("file_path", "" if images else f"{index + 1:04d}.png")
         if not isinstance(name, str) or not name or "\0" in name or "://" in name:
             raise BadInput(f"{where}.file_path: {name!r}; give a file beside the json")
-        file = _image(path.parent, name) if images else name
+        file = _image(path.parent, name)
+        if file is None and not images:
+            file = name
         pose = _pose(frame.get("transform_matrix"), f"{where}.transform_matrix")
         if file is None:
             missing.append(name)
