@@ -7,6 +7,7 @@ finds where the surface is; the fine pass asks the field only there.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -22,6 +23,8 @@ _COARSE = 64  # cells along the unit box's edge
 _BLOCK = 8  # fine cells along a block's edge
 _CHUNK = 1 << 18
 _SMALL = 0.03  # a component's diagonal, beside the largest one's
+_LIGHT_CELLS = 160  # along the longest side
+_DIRECTIONS_SEEN = 4  # of 26; several, as single rays find their way through pores
 _PROBES = 1 << 16
 _OPAQUE_WITHIN = 1.0 / 16  # of the unit box's edge
 
@@ -126,6 +129,8 @@ def extract(volume: Volume, resolution: int) -> tuple[npt.NDArray, npt.NDArray]:
     values = _sample(volume, low, cell, blocks)
     if not (values > volume.level).any():
         raise _no_surface(volume)
+    if not volume.cavities:
+        values[_unseen(values, cell)] = 2.0 * volume.level
     vertices, faces, _, _ = skimage.measure.marching_cubes(
         values, volume.level, gradient_direction="ascent", allow_degenerate=False
     )
@@ -195,6 +200,53 @@ def _sample(
         asked[(points > 1.0 + 1e-6).any(axis=1)] = outside
         core[tuple(index.T)] = asked
     return values
+
+
+def _unseen(values: npt.NDArray[np.float32], cell: float) -> npt.NDArray[np.bool_]:
+    """Which lattice points no light reaches from outside.
+
+    Images say nothing about them, so the density there is whatever the training left. Light comes
+    from the 26 directions of a lattice point's neighbours, through a coarser lattice.
+
+    Args:
+        values: densities, per field unit of length.
+        cell: field units.
+    """
+    stride = -(-max(values.shape) // _LIGHT_CELLS)
+    padded = np.pad(values, [(0, -size % stride) for size in values.shape])
+    blocks = [part for size in padded.shape for part in (size // stride, stride)]
+    density = padded.clip(min=0.0).reshape(blocks).mean(axis=(1, 3, 5))
+    reached = np.zeros(density.shape, np.uint8)
+    for direction in itertools.product((-1, 0, 1), repeat=3):
+        if any(direction):
+            length = stride * cell * float(np.linalg.norm(direction))
+            through = np.exp(-length * density)
+            reached += _light(through, direction) > 0.5
+    unseen = reached < _DIRECTIONS_SEEN
+    for axis in range(3):
+        unseen = unseen.repeat(stride, axis=axis)
+    return unseen[tuple(slice(size) for size in values.shape)]
+
+
+def _light(through: npt.NDArray[np.float32], direction: tuple[int, ...]) -> npt.NDArray:
+    """How much light that travels along ``direction`` gets to each lattice point.
+
+    Args:
+        through: the part that each point lets pass on.
+        direction: steps along the axes, -1 to 1.
+    """
+    main = next(axis for axis in range(3) if direction[axis])
+    others = [axis for axis in range(3) if axis != main]
+    layers = np.moveaxis(through, main, 0)[:: direction[main]]
+    light = np.ones_like(layers)
+    # what comes in through the sides is full light
+    steps = [(direction[axis], through.shape[axis]) for axis in others]
+    inner = tuple(slice(max(step, 0), min(size + step, size)) for step, size in steps)
+    outer = tuple(slice(max(-step, 0), min(size - step, size)) for step, size in steps)
+    for index in range(1, len(layers)):
+        passed = light[index - 1] * layers[index - 1]
+        light[index][inner] = passed[outer]
+    return np.moveaxis(light[:: direction[main]], 0, main)
 
 
 def _without_small(

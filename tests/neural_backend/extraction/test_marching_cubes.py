@@ -124,3 +124,23 @@ def test_a_field_of_haze_has_a_surface_too():
         from_density(lambda p: 5.0 * ((p - 0.5).norm(dim=1) < 0.3), occupied(0.4), CPU), 64
     )
     assert np.abs(np.linalg.norm(vertices - 0.5, axis=1) - 0.3).max() < 0.02
+
+
+def test_what_no_light_reaches_has_no_surface():
+    """Behind a dense shell a trained density is anything at all, and the shell may have pores."""
+
+    def density(points):
+        x = points - 0.5
+        radius = x.norm(dim=1)
+        blobs = torch.sin(60.0 * points).sum(dim=1)
+        inside = torch.where(blobs > 0.5, 200.0, 0.0)
+        pore = (x[:, :2].norm(dim=1) < 0.015) & (x[:, 2] > 0.0)
+        shell = torch.where(pore, 0.0, 400.0)
+        return torch.where(radius < 0.3, torch.where(radius > 0.26, shell, inside), 0.0)
+
+    everywhere = torch.ones(32, 32, 32, dtype=torch.bool)
+    vertices, faces = marching_cubes.extract(from_density(density, everywhere, CPU), 96)
+    radius = np.linalg.norm(vertices - 0.5, axis=1)
+    # all but the mouth of the pore
+    assert np.mean(radius > 0.28) > 0.98
+    assert trimesh.Trimesh(vertices, faces, process=False).is_watertight
