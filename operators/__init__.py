@@ -2,7 +2,7 @@
 
 import bpy
 
-from . import backend, dataset, job, results, rig, train
+from . import backend, dataset, job, results, rig, stage, train
 
 _MODULES = (job, backend, rig, dataset, results, train)
 _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
@@ -12,9 +12,11 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     job.register()
+    stage.register()
 
 
 def unregister() -> None:
+    stage.unregister()
     job.unregister()
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)

@@ -23,7 +23,8 @@ from ..neural_backend.protocol import BadInput, write_json
 from . import cameras, fingerprint, folders, knobs
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps
-from .scratch import Scratch
+from .scratch import RESULT_MARK, Scratch
+from .stage import Stage
 
 IMAGES = "images"
 STATE = "export.json"
@@ -60,15 +61,16 @@ def export_steps(
     """
     _require_idle()
     store = _Store(pathlib.Path(folder))
-    scratch = Scratch(context.scene, context.view_layer)
+    stage = Stage(context.scene, context.view_layer)
     try:
         yield Status("Looking at the scene")
-        plan = rigs.plan(context, scratch, rig, dataset, collection)
-        hidden = plan.hidden if dataset.transparent else frozenset()
-        notes = _notes(scratch.source, plan, hidden)
-        scratch.prepare(lambda scene: _set_up(scratch, scene, dataset, hidden))
-        content = _content(scratch.scene, plan, hidden)
+        with Scratch(stage.scene, stage.view_layer) as scratch:
+            plan = rigs.plan(context, scratch, rig, dataset, collection)
+            _set_up(scratch.scene, dataset)
+            hidden = plan.hidden if dataset.transparent else frozenset()
+            content = _content(scratch.scene, plan, hidden)
         missing = store.begin({shot.view.file: _key(content, shot) for shot in plan.shots})
+        notes = _notes(stage.scene, plan, hidden)
         for note in notes:
             print(f"Neural Fields: {note}", flush=True)
         shots = [shot for shot in plan.shots if shot.view.file in missing]
@@ -82,13 +84,14 @@ def export_steps(
                 text += f" ({'; '.join(notes)})"
             status = Status(text, 1.0 - (len(shots) - number) / len(plan.shots))
             yield status
-            yield from _render_steps(scratch, shot, store, status)
+            _prepare(stage, dataset, hidden)
+            yield from _render_steps(stage, shot, store, status)
         result = transforms.Dataset(store.folder, plan.views, plan.bounds)
         with store.writing():
             transforms.write(result)
         return result
     finally:
-        _dispose(scratch, store)
+        _dispose(stage, store)
 
 
 def _progress(number: int, count: int) -> str:
@@ -101,7 +104,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-# --- the scene that renders -----------------------------------------------------------------------
+# --- the scene, set up for views ------------------------------------------------------------------
 
 
 def _notes(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> list[str]:
@@ -141,10 +144,73 @@ def _denoises() -> bool:
     return getattr(_cycles, "with_openimagedenoise", True)
 
 
-def _set_up(
-    scratch: Scratch, scene: bpy.types.Scene, dataset: DatasetSettings, hidden: frozenset[str]
-) -> None:
-    """Set the scene's copy up for rendering views."""
+# in this order they can be set and put back: a format needs its medium (from 5.0), a depth its
+# format
+_IMAGE = {
+    "media_type": "IMAGE",
+    "file_format": "PNG",
+    "color_mode": "RGBA",
+    "color_depth": "8",
+    "color_management": "FOLLOW_SCENE",
+}
+_CHANGED = (
+    "camera",
+    "cycles.samples",
+    "cycles.use_denoising",
+    "eevee.taa_render_samples",
+    "render.border_max_x",
+    "render.border_max_y",
+    "render.border_min_x",
+    "render.border_min_y",
+    "render.film_transparent",
+    "render.filepath",
+    *(f"render.image_settings.{name}" for name in _IMAGE),
+    "render.image_settings.linear_colorspace_settings.name",
+    "render.pixel_aspect_x",
+    "render.pixel_aspect_y",
+    "render.resolution_percentage",
+    "render.resolution_x",
+    "render.resolution_y",
+    "render.use_border",
+    "render.use_compositing",
+    "render.use_crop_to_border",
+    "render.use_file_extension",
+    "render.use_lock_interface",
+    "render.use_motion_blur",
+    "render.use_multiview",
+    "render.use_overwrite",
+    "render.use_persistent_data",
+    "render.use_placeholder",
+    "render.use_sequencer",
+    "render.use_single_layer",
+    "render.use_stamp",
+)
+
+
+def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> None:
+    """Set the person's scene up for a view. Before each one: an undo may have put it back."""
+    scene, layer = stage.scene, stage.view_layer
+    stage.keep(*_CHANGED)
+    _set_up(scene, dataset)
+    scene.camera = stage.camera()
+    for other in scene.view_layers:
+        stage.keep("use", place=("layer", other.name))
+        other.use = other == layer
+    for index, marker in enumerate(scene.timeline_markers):
+        if marker.camera is not None:
+            # it would take the place of the stage's camera
+            stage.keep("camera", place=("marker", index))
+            marker.camera = None
+    for collection in bpy.data.collections:
+        if RESULT_MARK in collection and not collection.hide_render:
+            stage.keep("hide_render", place=("collection", collection.name_full))
+            collection.hide_render = True
+    if hidden:
+        _hide(stage, hidden)
+
+
+def _set_up(scene: bpy.types.Scene, dataset: DatasetSettings) -> None:
+    """Set a scene's render up for views; changes ``_CHANGED`` at most."""
     render = scene.render
     render.film_transparent = dataset.transparent
     render.use_persistent_data = True
@@ -158,11 +224,10 @@ def _set_up(
     render.use_placeholder = False
     render.use_lock_interface = False
     image = render.image_settings
-    if hasattr(image, "media_type"):  # from 5.0
-        image.media_type = "IMAGE"
-    image.file_format = "PNG"
-    image.color_mode, image.color_depth = "RGBA", "8"
-    image.color_management = "FOLLOW_SCENE"
+    for name, value in _IMAGE.items():
+        # assigning what is there already would still reset what hangs on it
+        if getattr(image, name, value) != value:
+            setattr(image, name, value)
     if render.engine == "CYCLES":
         if dataset.samples:
             scene.cycles.samples = dataset.samples
@@ -170,45 +235,25 @@ def _set_up(
             scene.cycles.use_denoising = False
     elif render.engine.startswith("BLENDER_EEVEE") and dataset.samples:
         scene.eevee.taa_render_samples = dataset.samples
-    if hidden:
-        _hide(scratch, scene, hidden)
 
 
-def _hide(scratch: Scratch, scene: bpy.types.Scene, hidden: frozenset[str]) -> None:
-    """Keep objects from being seen, in the copy's view layer alone."""
-    layer = scene.view_layers[0]
-    if scene.render.engine == "CYCLES":
-        # only Cycles knows objects that are not seen themselves, but by their shadows
-        away = scratch.own(bpy.data.collections.new("Neural Fields (indirect)"))
+def _hide(stage: Stage, hidden: frozenset[str]) -> None:
+    """Keep objects from being seen by the camera."""
+    scene, layer = stage.scene, stage.view_layer
+    items = [item for item in layer.objects if item.name_full in hidden]
+    if scene.render.engine != "CYCLES":
+        for item in items:
+            stage.keep("hide_render", place=("object", item.name_full))
+            item.hide_render = True
+        return
+    # only Cycles knows objects that are not seen themselves, but by their shadows
+    if stage.owned(bpy.data.collections) is None:
+        away = stage.own(bpy.data.collections.new("Neural Fields (indirect)"))
+        away.hide_viewport = True
         scene.collection.children.link(away)
-        for item in [item for item in layer.objects if item.name_full in hidden]:
+        for item in items:
             away.objects.link(item)
         layer.layer_collection.children[away.name].indirect_only = True
-        return
-    shown = [item for item in _rendered(layer) if item.name_full not in hidden]
-    for child in layer.layer_collection.children:
-        child.exclude = True
-    for item in list(scene.collection.objects):
-        if item.name_full in hidden:
-            scene.collection.objects.unlink(item)
-    for item in shown:
-        if item.name_full not in {other.name_full for other in scene.collection.objects}:
-            scene.collection.objects.link(item)
-
-
-def _rendered(layer: bpy.types.ViewLayer) -> list[bpy.types.Object]:
-    """The objects that a render of the view layer has, by their collections."""
-    found: dict[str, bpy.types.Object] = {}
-
-    def visit(part: bpy.types.LayerCollection) -> None:
-        if part.exclude or part.collection.hide_render:
-            return
-        found.update((item.name_full, item) for item in part.collection.objects)
-        for child in part.children:
-            visit(child)
-
-    visit(layer.layer_collection)
-    return list(found.values())
 
 
 # --- rendering ------------------------------------------------------------------------------------
@@ -219,10 +264,10 @@ def _require_idle() -> None:
         raise BadInput("Blender is rendering already: wait for it or cancel it (Esc)")
 
 
-def _render_steps(scratch: Scratch, shot: rigs.Shot, store: _Store, status: Status) -> Steps[None]:
-    scene = scratch.scene
-    cameras.apply(shot.view, scratch.camera, scene.render)
-    scratch.camera.data.clip_start, scratch.camera.data.clip_end = shot.clip
+def _render_steps(stage: Stage, shot: rigs.Shot, store: _Store, status: Status) -> Steps[None]:
+    scene = stage.scene
+    cameras.apply(shot.view, scene.camera, scene.render)
+    scene.camera.data.clip_start, scene.camera.data.clip_end = shot.clip
     part = store.part(shot.view.file)
     scene.render.filepath = _without_templates(scene.render, str(part))
     if bpy.app.background:
@@ -307,20 +352,20 @@ def _failed(file: str, why: str) -> BadInput:
     return BadInput(f"{file} could not be rendered: {text}")
 
 
-def _dispose(scratch: Scratch, store: _Store) -> None:
+def _dispose(stage: Stage, store: _Store) -> None:
     """Leave nothing behind; a render that cannot be stopped is waited for."""
     if bpy.app.is_job_running("RENDER"):
 
         def later() -> float | None:
             if bpy.app.is_job_running("RENDER"):
                 return _POLL
-            _dispose(scratch, store)
+            _dispose(stage, store)
             return None
 
         bpy.app.timers.register(later, first_interval=_POLL, persistent=True)
         return
     store.tidy()
-    scratch.close()
+    stage.close()
 
 
 # --- the folder -----------------------------------------------------------------------------------

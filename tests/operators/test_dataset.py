@@ -15,7 +15,7 @@ bpy = pytest.importorskip("bpy", reason="needs Blender as a module: pip install 
 from neural_fields.neural_backend.config import DatasetSettings, RigSettings  # noqa: E402
 from neural_fields.neural_backend.dataset import transforms  # noqa: E402
 from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
-from neural_fields.operators import dataset, job  # noqa: E402
+from neural_fields.operators import dataset, job, stage  # noqa: E402
 
 SMALL = DatasetSettings(resolution=24, samples=1)
 FOUR = RigSettings(kind="hemisphere", views=4)
@@ -208,6 +208,64 @@ def test_everything_is_as_before(cube, scene, tmp_path: pathlib.Path, kind, end)
     parts = [file for file in (tmp_path / "images").glob(".*") if file.is_file()]
     assert not parts
     assert (tmp_path / "transforms.json").exists() == (end is finished)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "depth"),
+    [("OPEN_EXR", "RGB", "16"), ("JPEG", "BW", "8"), ("FFMPEG", "RGB", "")],
+)
+def test_image_settings_are_kept(cube, scene, tmp_path: pathlib.Path, kind, mode, depth) -> None:
+    image = scene.render.image_settings
+    if hasattr(image, "media_type"):
+        image.media_type = "VIDEO" if kind == "FFMPEG" else "IMAGE"
+    image.file_format, image.color_mode, image.quality = kind, mode, 33
+    if depth:
+        image.color_depth = depth
+    image.color_management = "OVERRIDE"
+    before = everything()
+    result = export(tmp_path)
+    assert pixels(tmp_path / result.views[0].file).shape == (24, 24, 4)
+    assert everything() == before
+
+
+def test_an_undo_to_the_middle_is_healed(cube, scene, tmp_path: pathlib.Path) -> None:
+    """What an undo, or a file saved meanwhile, brings back from the middle of an export."""
+    before = everything()
+    steps = dataset.export_steps(bpy.context, FOUR, SMALL, None, tmp_path / "data")
+    for _ in range(3):
+        next(steps)
+    assert scene.render.resolution_x == 24
+    file = str(tmp_path / "middle.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=file, copy=True)
+    steps.close()
+    assert everything() == before
+    bpy.ops.wm.open_mainfile(filepath=file)
+    scene = bpy.context.scene
+    assert (scene.render.resolution_x, scene.render.resolution_y) == (333, 77)
+    assert scene.render.filepath == "//renders/prefix_"
+    assert scene.camera is None
+    assert len(bpy.data.objects) == 1
+    assert not any(key.startswith("neural_fields_") for key in scene.keys())  # noqa: SIM118
+
+
+def test_the_stage_may_vanish_during_the_export(cube, scene, tmp_path: pathlib.Path) -> None:
+    """As an undo does it: the scene as it was is back, without the stage's camera."""
+    before = everything()
+    steps = dataset.export_steps(bpy.context, FOUR, SMALL, None, tmp_path)
+    for _ in range(3):
+        next(steps)
+    bpy.data.objects.remove(scene.camera)
+    del scene[stage.BEFORE]
+    scene.render.resolution_x, scene.render.resolution_y = 333, 77
+    scene.render.use_border = True
+    finished(steps)
+    assert (scene.render.resolution_x, scene.render.use_border) == (333, True)
+    assert scene.camera is None
+    found = everything()
+    assert {
+        name for name in before if name.startswith("data.") and before[name] != found[name]
+    } == (set())
+    assert len(transforms.read(tmp_path).views) == 4
 
 
 @pytest.mark.parametrize("mode", ["EDIT", "SCULPT"])
@@ -447,13 +505,11 @@ def test_a_simulation_in_the_middle_is_refused(cube, scene, tmp_path: pathlib.Pa
         export(tmp_path)
 
 
-def test_samples_of_each_engine(cube, scene, tmp_path: pathlib.Path) -> None:
-    with dataset.Scratch(scene, bpy.context.view_layer) as scratch:
-        dataset._set_up(scratch, scratch.scene, DatasetSettings(samples=7), frozenset())
-        assert scratch.scene.cycles.samples == 7
-        assert scene.cycles.samples == 1
-        dataset._set_up(scratch, scratch.scene, DatasetSettings(samples=0), frozenset())
-        assert scratch.scene.cycles.samples == 7
+def test_samples(cube, scene) -> None:
+    dataset._set_up(scene, DatasetSettings(samples=7))
+    assert scene.cycles.samples == 7
+    dataset._set_up(scene, DatasetSettings(samples=0))
+    assert scene.cycles.samples == 7
 
 
 def test_notes(cube, scene, tmp_path: pathlib.Path, capsys) -> None:

@@ -11,7 +11,7 @@ bpy = pytest.importorskip("bpy", reason="needs Blender as a module: pip install 
 
 from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
 from neural_fields.operators import geometry  # noqa: E402
-from neural_fields.operators.scratch import MARK, RESULT_MARK, Scratch  # noqa: E402
+from neural_fields.operators.scratch import RESULT_MARK, Scratch  # noqa: E402
 
 
 def cube(location=(0.0, 0.0, 0.0), size: float = 2.0, name: str = "Cube"):
@@ -288,15 +288,3 @@ def test_looking_leaves_nothing_behind(scene) -> None:
     with pytest.raises(ZeroDivisionError), Scratch(scene, bpy.context.view_layer) as scratch:
         geometry.evaluated(scratch, lambda graph: 1 / 0)
     assert {name: len(getattr(bpy.data, name)) for name in before} == before
-
-
-def test_a_scratch_that_undo_removed_is_made_again(scene) -> None:
-    prepared = []
-    with Scratch(scene, bpy.context.view_layer, prepared.append) as scratch:
-        first = scratch.scene.name
-        bpy.data.scenes.remove(scratch.scene)
-        assert scratch.scene.name == first
-        assert scratch.camera.parent is not None
-        assert len(prepared) == 2
-        assert sum(MARK in item for item in bpy.data.objects) == 2
-    assert not any(MARK in item for item in (*bpy.data.objects, *bpy.data.scenes))
