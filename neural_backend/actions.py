@@ -101,9 +101,7 @@ def mesh(run_folder: str, output: str, resolution: int) -> tuple[int, int]:
 def _volume(run: OpenRun) -> Volume:
     if isinstance(run.field, RadianceField) and run.grid is not None:
         field = run.field
-        return marching_cubes.from_density(
-            lambda points: field.density(points)[0], run.grid.occupied, run.device
-        )
+        return marching_cubes.from_density(field.density, run.grid.occupied, run.device)
     return marching_cubes.from_signed_distance(run.field, run.device)
 
 

@@ -24,7 +24,7 @@ class Plain(torch.nn.Module):
 
     features = 3
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         return 2.0 * x - 1.0
 
 
@@ -40,7 +40,9 @@ class Fourier(torch.nn.Module):
         self.register_buffer("frequencies", frequencies)
         self.features = 2 * frequencies.shape[1]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        if known is not None:
+            return known
         phase = x @ self.frequencies
         return torch.cat([torch.cos(phase), torch.sin(phase)], -1)
 
@@ -62,8 +64,8 @@ class HashEncoding(torch.nn.Module):
         # what fitted this device goes along with the weights: they may be read on another
         self.register_buffer("size", torch.tensor([levels, log2_table_size]))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._kernels.encode(x, self.table, self.grid)
+    def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        return self._kernels.encode(x, self.table, self.grid, known)
 
 
 def settings_of_state(settings: TrainingSettings, state: dict[str, Tensor]) -> TrainingSettings:
@@ -80,8 +82,9 @@ def make_encoding(
 ) -> torch.nn.Module:
     """The encoding that the settings name: [N, 3] in the unit box -> [N, features].
 
-    The module has ``features``, its width. ``generator`` (default: seeded by the settings) gives
-    the random frequencies and the first table.
+    The module has ``features``, its width, and takes as a second argument its own result where
+    that is ``known`` and only the gradient is missing. ``generator`` (default: seeded by the
+    settings) gives the random frequencies and the first table.
     """
     generator = generator or torch.Generator().manual_seed(settings.seed)
     if settings.encoding == "hash":

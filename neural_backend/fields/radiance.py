@@ -71,17 +71,33 @@ class RadianceField(torch.nn.Module):
                 inputs, 3, layers, 64, settings.activation, generator, torch.pi, half=True
             )
 
-    def density(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N] density per field unit and [N, G] geometry features, at [N, 3] in the unit box."""
-        features = self.trunk(self.encoding(x))
-        return truncated_exp(features[:, 0]), features[:, 1:]
+    def encode(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """[N, F] features at [N, 3] in the unit box; see ``make_encoding`` for ``known``."""
+        return self.encoding(x, known)
 
-    def radiance(self, geometry: Tensor, d: Tensor) -> Tensor:
-        """[N, 3] colour (sRGB, 0 to 1) from [N, G] geometry features and unit directions [N, 3]."""
+    def density_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] density per field unit and [N, G] geometry features, from [N, F] features."""
+        out = self.trunk(features)
+        return truncated_exp(out[:, 0]), out[:, 1:]
+
+    def density(self, x: Tensor) -> Tensor:
+        """[N] density per field unit at [N, 3] in the unit box."""
+        return self.density_of(self.encode(x))[0]
+
+    def radiance(self, geometry: Tensor, d: Tensor, ray: Tensor | None = None) -> Tensor:
+        """[N, 3] colour (sRGB, 0 to 1).
+
+        Args:
+            geometry: [N, G] features.
+            d: [N, 3] unit directions; or [R, 3] where ``ray`` [N] tells each sample's.
+        """
         if self.colour is None:
             return torch.sigmoid(geometry)
         if self.view_direction:
-            geometry = torch.cat([geometry, spherical_harmonics(d)], -1)
+            harmonics = spherical_harmonics(d)
+            if ray is not None:
+                harmonics = harmonics.index_select(0, ray)
+            geometry = torch.cat([geometry, harmonics], -1)
         return torch.sigmoid(self.colour(geometry))
 
     def forward(self, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,5 +107,5 @@ class RadianceField(torch.nn.Module):
             x: [N, 3] in the unit box.
             d: [N, 3] unit directions, from the camera into the scene.
         """
-        density, geometry = self.density(x)
+        density, geometry = self.density_of(self.encode(x))
         return density, self.radiance(geometry, d)

@@ -107,12 +107,15 @@ class Kernels(Protocol):
     name: str
     device: torch.device
 
-    def encode(self, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+    def encode(
+        self, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None = None
+    ) -> Tensor:
         """Interpolate the hash grid's features; differentiable in both tensors, twice.
 
         Args:
             x: [N, 3] in the unit box; what is outside is moved to its border.
             table: [entries, F].
+            known: [N, L * F] the result, where it was computed before without its gradient.
 
         Returns:
             [N, L * F], level by level.

@@ -102,7 +102,9 @@ class ReferenceKernels:
     def __init__(self, device: torch.device):
         self.device = device
 
-    def encode(self, x: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+    def encode(
+        self, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None = None
+    ) -> Tensor:
         entries, weights = corners(x, grid)
         features = _WeightedSum.apply(table, entries.view(-1, 8), weights.view(-1, 8))
         features = features.view(grid.levels, len(x), table.shape[1])

@@ -43,37 +43,52 @@ def march(
 @torch.no_grad()
 def visible(
     field: RadianceField, origins: Tensor, directions: Tensor, samples: Samples, kernels: Kernels
-) -> Samples:
-    """The samples that are not hidden behind others.
+) -> tuple[Samples, Tensor]:
+    """The samples that are not hidden behind others, and their [N, F] encoded features.
 
     Each ray's first samples are looked at first, and the others only where those let light
     through.
     """
+
+    def look(at: Samples) -> tuple[Tensor, Tensor]:
+        features = field.encode(at.positions(origins, directions))
+        return field.density_of(features)[0], features
+
     rank = torch.arange(len(samples), device=samples.ray.device) - samples.offsets[samples.ray]
-    first = samples.select(rank < _FIRST_SAMPLES)
-    front = field.density(first.positions(origins, directions))[0]
-    depth = torch.zeros(samples.rays, device=front.device)
-    depth.index_add_(0, first.ray, front * (first.t_end - first.t_start))
-    alive = (rank < _FIRST_SAMPLES) | (depth < -math.log(OPAQUE))[samples.ray]
-    if int(alive.sum()) == len(first):
-        kept, density = first, front
-    else:
-        kept = samples.select(alive)
-        behind = alive & (rank >= _FIRST_SAMPLES)
-        rest = samples.select(behind)
-        density = torch.empty(len(samples), device=front.device)
-        density[rank < _FIRST_SAMPLES] = front
-        density[behind] = field.density(rest.positions(origins, directions))[0]
-        density = density[alive]
-    return kept.select(kernels.transmittance(density, kept) > OPAQUE)
+    early = rank < _FIRST_SAMPLES
+    first = samples.select(early)
+    density, features = look(first)
+    depth = torch.zeros(samples.rays, device=density.device)
+    depth.index_add_(0, first.ray, density * (first.t_end - first.t_start))
+    late = (depth < -math.log(OPAQUE))[samples.ray] & ~early
+    kept = first
+    if bool(late.any()):
+        behind, behind_features = look(samples.select(late))
+        # both parts in the order of the rays again
+        order = torch.cat([early.nonzero()[:, 0], late.nonzero()[:, 0]]).argsort()
+        density = torch.cat([density, behind]).index_select(0, order)
+        features = torch.cat([features, behind_features]).index_select(0, order)
+        kept = samples.select(early | late)
+    seen = kernels.transmittance(density, kept) > OPAQUE
+    return kept.select(seen), features.index_select(0, seen.nonzero()[:, 0])
 
 
 def render_rays(
-    field: RadianceField, origins: Tensor, directions: Tensor, samples: Samples, kernels: Kernels
+    field: RadianceField,
+    origins: Tensor,
+    directions: Tensor,
+    samples: Samples,
+    kernels: Kernels,
+    features: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """[R, 3] premultiplied colour (sRGB) and [R] alpha of rays [R, 3]; differentiable."""
-    position = samples.positions(origins, directions)
-    density, colour = field(position, directions[samples.ray])
+    """[R, 3] premultiplied colour (sRGB) and [R] alpha of rays [R, 3]; differentiable.
+
+    Args:
+        features: [N, F] the samples' encoded features, where they are known.
+    """
+    features = field.encode(samples.positions(origins, directions), features)
+    density, geometry = field.density_of(features)
+    colour = field.radiance(geometry, directions, samples.ray)
     total, alpha, _ = kernels.composite(density, colour, samples)
     return total, alpha
 
@@ -94,8 +109,8 @@ def render_points(
     for part in torch.arange(len(view), device=view.device).split(_CHUNK):
         origins, directions = cameras.rays(view[part], x[part], y[part])
         samples = march(origins, directions, grid, kernels)
-        samples = visible(field, origins, directions, samples, kernels)
-        colour, alpha = render_rays(field, origins, directions, samples, kernels)
+        samples, features = visible(field, origins, directions, samples, kernels)
+        colour, alpha = render_rays(field, origins, directions, samples, kernels, features)
         colour = colour + (1.0 - alpha)[:, None] * background
         chunks.append(torch.cat([colour, alpha[:, None]], -1))
     return torch.cat(chunks)

@@ -121,14 +121,15 @@ class NerfTask:
     def step(self, progress: float) -> Step:
         """One optimiser step on rays through random pixels of all training views."""
         if self._steps % GRID_EVERY == 0 and self._steps >= GRID_FROM:
-            self.grid.update(lambda x: self.field.density(x)[0], self._batch, self._generator)
+            self.grid.update(self.field.density, self._batch, self._generator)
         self._steps += 1
         origins, directions, target, background = self._draw(self._rays)
         jitter = torch.rand(len(target), generator=self._generator, device=self._device)
         samples = volume.march(origins, directions, self.grid, self._kernels, jitter)
         marched = len(samples)
-        samples = volume.visible(self.field, origins, directions, samples, self._kernels)
-        colour, alpha = volume.render_rays(self.field, origins, directions, samples, self._kernels)
+        rays = (origins, directions)
+        samples, features = volume.visible(self.field, *rays, samples, self._kernels)
+        colour, alpha = volume.render_rays(self.field, *rays, samples, self._kernels, features)
         colour = colour + (1.0 - alpha)[:, None] * background
         loss = torch.nn.functional.mse_loss(colour, target)
         self._optimiser.zero_grad()

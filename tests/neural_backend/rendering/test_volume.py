@@ -23,14 +23,16 @@ class Slab(torch.nn.Module):
         self.low, self.high, self.value = low, high, density
         self.asked = 0
 
-    def density(self, x):
+    def encode(self, x, known=None):
+        return x if known is None else known
+
+    def density_of(self, x):
         self.asked += len(x)
         inside = (x[:, 2] >= self.low) & (x[:, 2] < self.high)
         return self.value * inside.to(torch.float32), x
 
-    def forward(self, x, d):
-        density, _ = self.density(x)
-        return density, torch.stack([x[:, 0], x[:, 1], -d[:, 2]], -1)
+    def radiance(self, x, d, ray):
+        return torch.stack([x[:, 0], x[:, 1], -d[ray, 2]], -1)
 
 
 def above(distance=2.0):
@@ -81,7 +83,7 @@ def test_what_is_hidden_is_left_out():
     origins = torch.tensor([[0.5, 0.5, 2.0], [3.0, 3.0, 2.0]])
     directions = torch.tensor([[0.0, 0.0, -1.0]] * 2)
     samples = volume.march(origins, directions, grid, KERNELS)
-    kept = volume.visible(field, origins, directions, samples, KERNELS)
+    kept, _ = volume.visible(field, origins, directions, samples, KERNELS)
     assert kept.offsets[1] == len(kept) == kept.offsets[2]
     # what lies in front of the wall, and a step or two of it
     front = round(0.1 / STEP)
@@ -98,7 +100,7 @@ def test_a_thin_fog_is_kept_whole():
     grid = full_grid(16, STEP, CPU)
     origins, directions = torch.tensor([[0.5, 0.5, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]])
     samples = volume.march(origins, directions, grid, KERNELS)
-    kept = volume.visible(field, origins, directions, samples, KERNELS)
+    kept, _ = volume.visible(field, origins, directions, samples, KERNELS)
     assert torch.equal(kept.t_start, samples.t_start)
 
 

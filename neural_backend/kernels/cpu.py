@@ -1,0 +1,149 @@
+"""The kernels for CPUs: numba's loops, which need no compiler on the person's machine."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import cpu_loops
+from .interface import HashGrid, Samples
+from .reference import ReferenceKernels
+
+
+@functools.lru_cache(maxsize=16)
+def _constants(grid: HashGrid, threads: int) -> tuple[np.ndarray, ...]:
+    """Resolutions, factors, masks, offsets, and the order that deals levels out to threads."""
+    masks = [2**bits - 1 for bits in grid.bits]
+    # numba gives each thread a run of turns: dealt out, each gets coarse and fine levels alike
+    order = [level for first in range(threads) for level in range(first, grid.levels, threads)]
+    return (
+        np.array(grid.resolutions, np.int64),
+        np.array(grid.factors, np.uint32),
+        np.array(masks, np.uint32),
+        np.array(grid.offsets, np.int64),
+        np.array(order, np.int64),
+    )
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None) -> Tensor:
+        constants = _constants(grid, torch.get_num_threads())
+        x = x.contiguous()
+        if known is None:
+            out = torch.empty(len(x), grid.levels * table.shape[1])
+            cpu_loops.encode(x.numpy(), table.detach().numpy(), *constants[:4], out.numpy())
+        else:
+            out = known.clone()
+        ctx.save_for_backward(x)
+        ctx.shape, ctx.constants = table.shape, constants
+        return out
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        (x,) = ctx.saved_tensors
+        out = torch.zeros(ctx.shape)
+        grad = grad.contiguous()
+        cpu_loops.encode_backward(x.numpy(), grad.numpy(), *ctx.constants, out.numpy())
+        return None, out, None, None
+
+
+class _Composite(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, density: Tensor, colour: Tensor, length: Tensor, offsets: Tensor):
+        rays, channels = len(offsets) - 1, colour.shape[1]
+        total, alpha = torch.empty(rays, channels), torch.empty(rays)
+        weights = torch.empty(len(density))
+        inputs = [each.contiguous() for each in (density, colour, length, offsets)]
+        arrays = [each.detach().numpy() for each in inputs]
+        cpu_loops.composite(*arrays, total.numpy(), alpha.numpy(), weights.numpy())
+        ctx.save_for_backward(*inputs, weights)
+        return total, alpha, weights
+
+    @staticmethod
+    def backward(ctx, grad_total: Tensor, grad_alpha: Tensor, grad_weights: Tensor):
+        arrays = [each.detach().numpy() for each in ctx.saved_tensors]
+        density, colour = ctx.saved_tensors[:2]
+        grad_density, grad_colour = torch.empty_like(density), torch.empty_like(colour)
+        grads = (grad_total, grad_alpha, grad_weights)
+        cpu_loops.composite_backward(
+            *arrays,
+            *(each.contiguous().numpy() for each in grads),
+            grad_density.numpy(),
+            grad_colour.numpy(),
+        )
+        return grad_density, grad_colour, None, None
+
+
+class CpuKernels(ReferenceKernels):
+    """See ``interface.Kernels``; derivatives by the position are the reference's."""
+
+    name = "cpu"
+
+    def __init__(self, device: torch.device):
+        super().__init__(device)
+        self._places = np.empty(0, np.int32)
+        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+
+    def encode(
+        self, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None = None
+    ) -> Tensor:
+        if x.requires_grad or x.dtype != torch.float32:
+            return super().encode(x, table, grid)
+        return _Encode.apply(x, table, grid, known)
+
+    def march(
+        self,
+        origins: Tensor,
+        directions: Tensor,
+        near: Tensor,
+        far: Tensor,
+        occupied: Tensor,
+        step: float,
+        jitter: Tensor,
+    ) -> Samples:
+        if occupied.shape[0] % cpu_loops.POOL or near.dtype != torch.float32:
+            return super().march(origins, directions, near, far, occupied, step, jitter)
+        cells = occupied.contiguous().numpy()
+        coarse = np.empty([size // cpu_loops.POOL for size in cells.shape], np.bool_)
+        cpu_loops.coarsen(cells, coarse)
+        start = near + jitter * step
+        longest = float((far - start).max()) if len(near) else 0.0
+        places = self._scratch(len(near), max(math.ceil(longest / step), 0) + 1)
+        rays = [each.contiguous().numpy() for each in (origins, directions, start, far)]
+        offsets = torch.zeros(len(near) + 1, dtype=torch.int64)
+        length = np.float32(step)
+        cpu_loops.march(*rays, cells, coarse, length, places, offsets.numpy()[1:])
+        torch.cumsum(offsets, 0, out=offsets)
+        total = int(offsets[-1])
+        t_start, ray = torch.empty(total), torch.empty(total, dtype=torch.int64)
+        into = (offsets.numpy(), t_start.numpy(), ray.numpy())
+        cpu_loops.gather_steps(start.numpy(), length, places, *into)
+        return Samples(t_start, t_start + step, ray, offsets)
+
+    def _scratch(self, rays: int, steps: int) -> np.ndarray:
+        """[rays, steps] kept between calls: new memory would cost more than marching does."""
+        if self._places.size < rays * steps:
+            self._places = np.empty(rays * steps, np.int32)
+        return self._places[: rays * steps].reshape(rays, steps)
+
+    @torch.no_grad()
+    def transmittance(self, density: Tensor, samples: Samples) -> Tensor:
+        out = torch.empty(len(density))
+        length = (samples.t_end - samples.t_start).numpy()
+        offsets = samples.offsets.numpy()
+        cpu_loops.transmittance(density.detach().contiguous().numpy(), length, offsets, out.numpy())
+        return out
+
+    def composite(
+        self, density: Tensor, colour: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if density.dtype != torch.float32:
+            return super().composite(density, colour, samples)
+        length = samples.t_end - samples.t_start
+        return _Composite.apply(density, colour, length, samples.offsets)

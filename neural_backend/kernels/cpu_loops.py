@@ -1,0 +1,278 @@
+"""The loops behind the ``cpu`` kernels, compiled by numba; arrays in, arrays out.
+
+Every index is unsigned, because numba otherwise guards each access against negative ones, and
+every loop over samples runs in blocks that stay in the first cache.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numba import prange
+
+_u32, _u64, _f32 = np.uint32, np.uint64, np.float32
+_ONE = _f32(1.0)
+_BLOCK = 256  # samples: their features of one level and their coordinates fit the first cache
+_RAYS = 64
+_TINY, _HUGE = _f32(1e-9), _f32(1e9)
+POOL = 4  # cells along the edge of a coarse cell, by which marching skips empty space
+_PER = _u32(POOL)
+
+_compiled = numba.njit(
+    parallel=True, fastmath=True, error_model="numpy", boundscheck=False, cache=True, nogil=True
+)
+_inlined = numba.njit(fastmath=True, error_model="numpy", boundscheck=False, inline="always")
+
+
+@_inlined
+def _corner(x, i, resolution, top, f0, f1, f2):
+    """The lowest corner's three index terms and the fractions within the cell."""
+    px = min(max(x[i, _u64(0)], _f32(0.0)), _ONE) * resolution
+    py = min(max(x[i, _u64(1)], _f32(0.0)), _ONE) * resolution
+    pz = min(max(x[i, _u64(2)], _f32(0.0)), _ONE) * resolution
+    ix = min(np.int32(px), top)
+    iy = min(np.int32(py), top)
+    iz = min(np.int32(pz), top)
+    return (
+        _u32(ix) * f0,
+        _u32(iy) * f1,
+        _u32(iz) * f2,
+        px - _f32(ix),
+        py - _f32(iy),
+        pz - _f32(iz),
+    )
+
+
+@_compiled
+def encode(x, table, resolutions, factors, masks, offsets, out):
+    """out [N, L * F] = the hash grid's features at x [N, 3]."""
+    count = x.shape[0]
+    width = _u64(table.shape[1])
+    for block in prange((count + _BLOCK - 1) // _BLOCK):
+        begin = _u64(block * _BLOCK)
+        size = min(_BLOCK, count - block * _BLOCK)
+        for level in range(resolutions.shape[0]):
+            resolution = _f32(resolutions[level])
+            top = np.int32(resolutions[level] - 1)
+            f0, f1, f2 = factors[level, 0], factors[level, 1], factors[level, 2]
+            mask, offset = masks[level], _u64(offsets[level])
+            column = _u64(level) * width
+            for step in range(size):
+                i = begin + _u64(step)
+                x0, y0, z0, u, v, w = _corner(x, i, resolution, top, f0, f1, f2)
+                x1, y1, z1 = x0 + f0, y0 + f1, z0 + f2
+                a00, a10, a01, a11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+                c0 = offset + _u64((x0 ^ a00) & mask)
+                c1 = offset + _u64((x1 ^ a00) & mask)
+                c2 = offset + _u64((x0 ^ a10) & mask)
+                c3 = offset + _u64((x1 ^ a10) & mask)
+                c4 = offset + _u64((x0 ^ a01) & mask)
+                c5 = offset + _u64((x1 ^ a01) & mask)
+                c6 = offset + _u64((x0 ^ a11) & mask)
+                c7 = offset + _u64((x1 ^ a11) & mask)
+                s, t, r = _ONE - u, _ONE - v, _ONE - w
+                w00, w10, w01, w11 = t * r, v * r, t * w, v * w
+                for feature in range(table.shape[1]):
+                    f = _u64(feature)
+                    out[i, column + f] = (
+                        w00 * (s * table[c0, f] + u * table[c1, f])
+                        + w10 * (s * table[c2, f] + u * table[c3, f])
+                        + w01 * (s * table[c4, f] + u * table[c5, f])
+                        + w11 * (s * table[c6, f] + u * table[c7, f])
+                    )
+
+
+@_compiled
+def encode_backward(x, gradient, resolutions, factors, masks, offsets, order, out):
+    """out [entries, F] += the table's gradient, from the features' gradient [N, L * F].
+
+    Each level belongs to one thread, so no two threads write to one entry and the sum is always in
+    the same order. ``order`` [L] deals the levels out so that the threads' loads are even.
+    """
+    count = x.shape[0]
+    width = _u64(out.shape[1])
+    for turn in prange(order.shape[0]):
+        level = order[turn]
+        resolution = _f32(resolutions[level])
+        top = np.int32(resolutions[level] - 1)
+        f0, f1, f2 = factors[level, 0], factors[level, 1], factors[level, 2]
+        mask, offset = masks[level], _u64(offsets[level])
+        column = _u64(level) * width
+        for sample in range(count):
+            i = _u64(sample)
+            x0, y0, z0, u, v, w = _corner(x, i, resolution, top, f0, f1, f2)
+            x1, y1, z1 = x0 + f0, y0 + f1, z0 + f2
+            a00, a10, a01, a11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+            c0 = offset + _u64((x0 ^ a00) & mask)
+            c1 = offset + _u64((x1 ^ a00) & mask)
+            c2 = offset + _u64((x0 ^ a10) & mask)
+            c3 = offset + _u64((x1 ^ a10) & mask)
+            c4 = offset + _u64((x0 ^ a01) & mask)
+            c5 = offset + _u64((x1 ^ a01) & mask)
+            c6 = offset + _u64((x0 ^ a11) & mask)
+            c7 = offset + _u64((x1 ^ a11) & mask)
+            s, t, r = _ONE - u, _ONE - v, _ONE - w
+            w00, w10, w01, w11 = t * r, v * r, t * w, v * w
+            for feature in range(out.shape[1]):
+                f = _u64(feature)
+                g = gradient[i, column + f]
+                g00, g10, g01, g11 = w00 * g, w10 * g, w01 * g, w11 * g
+                out[c0, f] += s * g00
+                out[c1, f] += u * g00
+                out[c2, f] += s * g10
+                out[c3, f] += u * g10
+                out[c4, f] += s * g01
+                out[c5, f] += u * g01
+                out[c6, f] += s * g11
+                out[c7, f] += u * g11
+
+
+@_compiled
+def coarsen(occupied, out):
+    """out [G / pool]^3 = whether any of a coarse cell's cells is occupied."""
+    for x in prange(out.shape[0]):
+        for y in range(out.shape[1]):
+            for z in range(out.shape[2]):
+                found = False
+                for i in range(x * POOL, (x + 1) * POOL):
+                    for j in range(y * POOL, (y + 1) * POOL):
+                        for k in range(z * POOL, (z + 1) * POOL):
+                            found |= occupied[i, j, k]
+                out[x, y, z] = found
+
+
+@_inlined
+def _cell(position, size):
+    return _u32(min(max(np.int32(position), np.int32(0)), np.int32(size - 1)))
+
+
+@_inlined
+def _exit(position, inverse, cell):
+    """How far, along its ray, a position is from the border of its coarse cell, on one axis."""
+    first = _f32(cell & ~_u32(POOL - 1))
+    border = first + _f32(POOL) if inverse > _f32(0.0) else first
+    return (border - position) * inverse
+
+
+@_compiled
+def march(origins, directions, start, far, occupied, coarse, step, places, counts):
+    """Find each ray's samples.
+
+    places [R, K] = which steps they are; counts [R] = how many.
+    """
+    size, pooled = _u32(occupied.shape[0]), _u32(coarse.shape[0])
+    cells, cells_above = occupied.ravel(), coarse.ravel()
+    scale = _f32(size)
+    half = _f32(0.5) * step
+    for block in prange((start.shape[0] + _RAYS - 1) // _RAYS):
+        for r in range(block * _RAYS, min((block + 1) * _RAYS, start.shape[0])):
+            # in cells of the grid
+            ox, oy, oz = origins[r, 0] * scale, origins[r, 1] * scale, origins[r, 2] * scale
+            dx, dy, dz = (
+                directions[r, 0] * scale,
+                directions[r, 1] * scale,
+                directions[r, 2] * scale,
+            )
+            ix = _ONE / dx if abs(dx) > _TINY else _HUGE
+            iy = _ONE / dy if abs(dy) > _TINY else _HUGE
+            iz = _ONE / dz if abs(dz) > _TINY else _HUGE
+            begin, end = start[r] + half, far[r]
+            found = 0
+            k = 0
+            while True:
+                t = begin + _f32(k) * step
+                if not t < end:
+                    break
+                px, py, pz = ox + dx * t, oy + dy * t, oz + dz * t
+                x, y, z = _cell(px, size), _cell(py, size), _cell(pz, size)
+                if cells[_u64((x * size + y) * size + z)]:
+                    places[r, found] = k
+                    found += 1
+                    k += 1
+                    continue
+                k += 1
+                above = ((x // _PER) * pooled + y // _PER) * pooled + z // _PER
+                if not cells_above[_u64(above)]:
+                    leave = min(min(_exit(px, ix, x), _exit(py, iy, y)), _exit(pz, iz, z))
+                    # a step short of the border: what rounding does there is for the look-up
+                    k = max(k, k + np.int64(leave / step) - 1)
+            counts[r] = found
+
+
+@_compiled
+def gather_steps(start, step, places, offsets, t_start, ray):
+    """t_start, ray [N] of the samples in ``places``; ``offsets`` [R + 1] tells where they go."""
+    for block in prange((start.shape[0] + _RAYS - 1) // _RAYS):
+        for r in range(block * _RAYS, min((block + 1) * _RAYS, start.shape[0])):
+            first = offsets[r]
+            for i in range(offsets[r + 1] - first):
+                t_start[first + i] = start[r] + _f32(places[r, i]) * step
+                ray[first + i] = r
+
+
+@_compiled
+def transmittance(density, length, offsets, out):
+    """out [N] = the light that reaches the start of each sample."""
+    for block in prange((offsets.shape[0] - 2 + _RAYS) // _RAYS):
+        for r in range(block * _RAYS, min((block + 1) * _RAYS, offsets.shape[0] - 1)):
+            depth = _f32(0.0)
+            for i in range(offsets[r], offsets[r + 1]):
+                out[i] = np.exp(-depth)
+                depth += density[i] * length[i]
+
+
+@_compiled
+def composite(density, colour, length, offsets, total, alpha, weights):
+    """Premultiplied colour [R, C], alpha [R] and weights [N] of volume rendering."""
+    channels = colour.shape[1]
+    for block in prange((offsets.shape[0] - 2 + _RAYS) // _RAYS):
+        for r in range(block * _RAYS, min((block + 1) * _RAYS, offsets.shape[0] - 1)):
+            light = _ONE
+            for c in range(channels):
+                total[r, c] = _f32(0.0)
+            for i in range(offsets[r], offsets[r + 1]):
+                through = np.exp(-density[i] * length[i])
+                weight = light * (_ONE - through)
+                light *= through
+                weights[i] = weight
+                for c in range(channels):
+                    total[r, c] += weight * colour[i, c]
+            alpha[r] = _ONE - light
+
+
+@_compiled
+def composite_backward(
+    density,
+    colour,
+    length,
+    offsets,
+    weights,
+    grad_total,
+    grad_alpha,
+    grad_weights,
+    grad_density,
+    grad_colour,
+):
+    """Gradients of ``composite``.
+
+    With p_i = dL/d(weight_i), the derivative by the optical depth of sample i is
+    T_{i+1} p_i - sum_{j > i} weight_j p_j, where T_{i+1} is the light behind it.
+    """
+    channels = colour.shape[1]
+    for block in prange((offsets.shape[0] - 2 + _RAYS) // _RAYS):
+        for r in range(block * _RAYS, min((block + 1) * _RAYS, offsets.shape[0] - 1)):
+            behind = _f32(0.0)
+            for i in range(offsets[r], offsets[r + 1]):
+                pull = grad_alpha[r] + grad_weights[i]
+                for c in range(channels):
+                    pull += grad_total[r, c] * colour[i, c]
+                behind += weights[i] * pull
+            light = _ONE
+            for i in range(offsets[r], offsets[r + 1]):
+                pull = grad_alpha[r] + grad_weights[i]
+                for c in range(channels):
+                    pull += grad_total[r, c] * colour[i, c]
+                    grad_colour[i, c] = grad_total[r, c] * weights[i]
+                behind -= weights[i] * pull
+                light *= np.exp(-density[i] * length[i])
+                grad_density[i] = length[i] * (light * pull - behind)

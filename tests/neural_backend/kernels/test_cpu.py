@@ -1,0 +1,99 @@
+"""The cpu kernels do what the reference does, forwards and backwards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from neural_backend.kernels import Samples, hash_grid
+from neural_backend.kernels.cpu import CpuKernels
+from neural_backend.kernels.reference import ReferenceKernels
+
+DEVICE = torch.device("cpu")
+reference, cpu = ReferenceKernels(DEVICE), CpuKernels(DEVICE)
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("features", [1, 2, 4])
+def test_encode(features: int) -> None:
+    grid = hash_grid(levels=5, coarsest=4, finest=300, log2_table_size=12)
+    table = (random(grid.entries, features) - 0.5).requires_grad_()
+    edges = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [-0.1, 0.5, 1.2], [1.0, 0.0, 0.25]])
+    x = torch.cat([edges, random(700, 3, seed=1)])
+    upstream = random(len(x), grid.levels * features, seed=2)
+    results = []
+    for kernels in (reference, cpu):
+        features_at = kernels.encode(x, table, grid)
+        (gradient,) = torch.autograd.grad(features_at, table, upstream)
+        results.append((features_at.detach(), gradient))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-5)
+    assert results[0][1].abs().max() > 0.1
+
+
+def rays(count: int) -> tuple[torch.Tensor, ...]:
+    """Rays through the unit box, some along its axes, with their spans in it."""
+    origins = 0.5 + 1.5 * torch.nn.functional.normalize(random(count, 3) - 0.5, dim=-1)
+    directions = torch.nn.functional.normalize(random(count, 3, seed=1) - origins, dim=-1)
+    origins[0], directions[0] = torch.tensor([-1.0, 0.3, 0.6]), torch.tensor([1.0, 0.0, 0.0])
+    origins[1], directions[1] = torch.tensor([0.3, 0.6, 2.0]), torch.tensor([0.0, 0.0, -1.0])
+    first, second = (0.0 - origins) / directions, (1.0 - origins) / directions
+    near = torch.minimum(first, second).nan_to_num(-1e9).amax(1).clamp(min=0.0)
+    far = torch.maximum(first, second).nan_to_num(1e9).amin(1)
+    return origins, directions, near, far
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_march(share: float) -> None:
+    origins, directions, near, far = rays(300)
+    far[5] = near[5]  # a ray that misses
+    occupied = random(32, 32, 32, seed=3) < share
+    jitter = random(300, seed=4)
+    expected = reference.march(origins, directions, near, far, occupied, 0.01, jitter)
+    found = cpu.march(origins, directions, near, far, occupied, 0.01, jitter)
+    # a middle on a cell's border may fall to either side
+    differing = (expected.offsets.diff() != found.offsets.diff()).sum()
+    assert differing <= 3
+    if share == 0.0:
+        assert len(found) == 0
+        return
+    assert len(found) > 100
+    for ray in range(300):
+        mine = found.t_start[found.offsets[ray] : found.offsets[ray + 1]]
+        theirs = expected.t_start[expected.offsets[ray] : expected.offsets[ray + 1]]
+        if len(mine) == len(theirs):
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.ray, torch.repeat_interleave(found.offsets.diff()))
+
+
+def test_composite() -> None:
+    counts = torch.tensor([3, 0, 17, 1])
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    total = int(offsets[-1])
+    start = random(total)
+    samples = Samples(start, start + 0.1, torch.repeat_interleave(counts), offsets)
+    density = (60.0 * random(total, seed=1)).requires_grad_()
+    colour = random(total, 3, seed=2).requires_grad_()
+    upstream = (random(4, 3, seed=3), random(4, seed=4), random(total, seed=5))
+    results = []
+    for kernels in (reference, cpu):
+        outputs = kernels.composite(density, colour, samples)
+        gradients = torch.autograd.grad(outputs, (density, colour), upstream)
+        light = kernels.transmittance(density, samples)
+        results.append([each.detach() for each in (*outputs, *gradients, light)])
+    for mine, theirs in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_same_result_every_time() -> None:
+    """Threads do not change the order of any sum."""
+    grid = hash_grid(levels=8, coarsest=4, finest=300, log2_table_size=10)
+    table = random(grid.entries, 2).requires_grad_()
+    x, upstream = random(5000, 3), random(5000, 16, seed=1)
+    gradients = [
+        torch.autograd.grad(cpu.encode(x, table, grid), table, upstream)[0] for _ in range(3)
+    ]
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
