@@ -8,6 +8,7 @@ of its world matrix made unit length, one by one.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import bpy
 import numpy as np
@@ -97,7 +98,7 @@ def require_perspective(camera: bpy.types.Camera, name: str = "") -> None:
         )
 
 
-def world_from_camera(matrix_world: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def world_from_camera(matrix_world: Any) -> npt.NDArray[np.float64]:
     """[4, 4] the pose that Blender renders from: the axes of ``matrix_world`` at unit length.
 
     A camera under an unevenly scaled parent may be sheared or mirrored. Blender renders it so, and
@@ -150,7 +151,8 @@ def apply(view: View, camera: bpy.types.Object, render: bpy.types.RenderSettings
     A pose that is sheared needs a camera with a parent: an object holds no shear of its own.
     """
     intrinsics = view.intrinsics
-    set_lens(camera.data, intrinsics)
+    data: Any = camera.data
+    set_lens(data, intrinsics)
     pose = Matrix(view.world_from_camera.tolist())
     if camera.parent is None:
         camera.matrix_world = pose

@@ -20,10 +20,10 @@ import bpy
 from ..neural_backend.config import DatasetSettings, RigSettings
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput, write_json
-from . import cameras, fingerprint, folders, knobs
+from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps
-from .scratch import RESULT_MARK, Scratch
+from .scratch import MARK, RESULT_MARK, Scratch
 from .stage import Stage
 
 IMAGES = "images"
@@ -62,6 +62,7 @@ def export_steps(
     _require_idle()
     store = _Store(pathlib.Path(folder))
     stage = Stage(context.scene, context.view_layer)
+    watch = _Watch(stage)
     try:
         yield Status("Looking at the scene")
         with Scratch(stage.scene, stage.view_layer) as scratch:
@@ -85,12 +86,14 @@ def export_steps(
             status = Status(text, 1.0 - (len(shots) - number) / len(plan.shots))
             yield status
             _prepare(stage, dataset, hidden)
+            watch.check()
             yield from _render_steps(stage, shot, store, status)
         result = transforms.Dataset(store.folder, plan.views, plan.bounds)
         with store.writing():
             transforms.write(result)
         return result
     finally:
+        watch.close()
         _dispose(stage, store)
 
 
@@ -138,7 +141,7 @@ def _notes(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> l
 def _denoises() -> bool:
     """Whether Cycles' denoiser is there; rendering with one that is not is an error."""
     try:
-        import _cycles
+        import _cycles  # type: ignore[import-not-found]
     except ImportError:
         return True
     return getattr(_cycles, "with_openimagedenoise", True)
@@ -165,7 +168,6 @@ _CHANGED = (
     "render.film_transparent",
     "render.filepath",
     *(f"render.image_settings.{name}" for name in _IMAGE),
-    "render.image_settings.linear_colorspace_settings.name",
     "render.pixel_aspect_x",
     "render.pixel_aspect_y",
     "render.resolution_percentage",
@@ -191,6 +193,9 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
     """Set the person's scene up for a view. Before each one: an undo may have put it back."""
     scene, layer = stage.scene, stage.view_layer
     stage.keep(*_CHANGED)
+    if scene.render.image_settings.file_format != _IMAGE["file_format"]:
+        # a change of the format resets it
+        stage.keep("render.image_settings.linear_colorspace_settings.name")
     _set_up(scene, dataset)
     scene.camera = stage.camera()
     for other in scene.view_layers:
@@ -202,7 +207,7 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
             stage.keep("camera", place=("marker", index))
             marker.camera = None
     for collection in bpy.data.collections:
-        if RESULT_MARK in collection and not collection.hide_render:
+        if collection.get(RESULT_MARK) is not None and not collection.hide_render:
             stage.keep("hide_render", place=("collection", collection.name_full))
             collection.hide_render = True
     if hidden:
@@ -254,6 +259,57 @@ def _hide(stage: Stage, hidden: frozenset[str]) -> None:
         for item in items:
             away.objects.link(item)
         layer.layer_collection.children[away.name].indirect_only = True
+
+
+class _Watch:
+    """Notices when the person changes the scene while its views are being rendered.
+
+    In the window only: in the background nobody does.
+    """
+
+    def __init__(self, stage: Stage):
+        self._stage = stage
+        self._seen = ""
+        self._suspects = True
+        if not bpy.app.background:
+            bpy.app.handlers.depsgraph_update_post.append(self._on_update)
+
+    def check(self) -> None:
+        """Call with the stage prepared, before each view. Raises BadInput after a change."""
+        if bpy.app.background:
+            return
+        scene = self._stage.scene
+        moment = f"{scene.frame_current_final} {len(scene.objects)}"
+        if not self._suspects and self._seen.startswith(f"{moment} "):
+            return
+        self._suspects = False
+        with Scratch(scene, self._stage.view_layer) as scratch:
+            found = geometry.evaluated(scratch, lambda graph: geometry.survey(graph, None))
+            content = fingerprint.digest_of(scratch.scene, found.materials)
+        seen = f"{moment} {content} {found.digest}"
+        if self._seen and seen != self._seen:
+            raise BadInput(
+                "the scene was changed while its views were rendered: export it again, or undo the "
+                "change first to go on where it stopped"
+            )
+        self._seen = seen
+
+    def close(self) -> None:
+        # a file that was loaded meanwhile has emptied the list
+        with contextlib.suppress(ValueError):
+            bpy.app.handlers.depsgraph_update_post.remove(self._on_update)
+
+    def _on_update(self, scene: bpy.types.Scene, depsgraph: bpy.types.Depsgraph) -> None:
+        for update in depsgraph.updates:
+            kind = type(update.id)
+            # looking at the scene makes Blender sort it anew, which comes as updates of these
+            sorted_anew = kind in (bpy.types.Scene, bpy.types.Collection) or (
+                kind is bpy.types.Object
+                and not (update.is_updated_geometry or update.is_updated_transform)
+            )
+            if not sorted_anew and update.id.get(MARK) is None:
+                self._suspects = True
+                return
 
 
 # --- rendering ------------------------------------------------------------------------------------

@@ -109,9 +109,9 @@ def _scene(scene: bpy.types.Scene, follow: Follow) -> Iterator[str]:
             place = [round(value, 6) for row in item.matrix_world for value in row]
             yield f"light {item.name_full} {item.hide_render} {place}"
             yield from _values(item.data, f"light {item.name_full}", follow)
-        elif item.type != "CAMERA" and RESULT_MARK not in item:
+        elif item.type != "CAMERA" and item.get(RESULT_MARK) is None:
             look = [getattr(item, name, None) for name in _VISIBILITY]
-            yield f"object {item.name_full} {look} {list(item.color)}"
+            yield f"object {item.name_full} {look} {_plain(item.color)}"
 
 
 def _block(block: bpy.types.ID, follow: Follow) -> Iterator[str]:
@@ -146,8 +146,8 @@ def _tree(tree: bpy.types.NodeTree, follow: Follow) -> Iterator[str]:
 def _image(image: bpy.types.Image) -> Iterator[str]:
     if image.type in ("RENDER_RESULT", "COMPOSITING"):
         return
-    yield f"{image.source} {list(image.size)} {image.alpha_mode} {image.colorspace_settings.name}"
-    yield f"{image.generated_type} {list(image.generated_color)}"
+    yield f"{image.source} {_plain(image.size)} {image.alpha_mode} {image.colorspace_settings.name}"
+    yield f"{image.generated_type} {_plain(image.generated_color)}"
     yield f"dirty {image.is_dirty}"
     if image.packed_file is not None:
         yield f"packed {image.packed_file.size}"

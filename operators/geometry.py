@@ -163,24 +163,24 @@ def evaluated(scratch: Scratch, function: Callable[[bpy.types.Depsgraph], T]) ->
     answers: list[T] = []
     errors: list[Exception] = []
 
-    def render(self: Any, depsgraph: bpy.types.Depsgraph) -> None:
+    def look(self: Any, depsgraph: bpy.types.Depsgraph) -> None:
         try:
             answers.append(function(depsgraph))
         except Exception as error:
             errors.append(error)
 
     name = "NEURAL_FIELDS_survey"
-    body = {"bl_idname": name, "bl_label": "Neural Fields", "render": render}
+    body = {"bl_idname": name, "bl_label": "Neural Fields", "render": look}
     engine = type("NEURAL_FIELDS_survey", (bpy.types.RenderEngine,), body)
-    scene = scratch.scene
-    before = scene.render.engine, scene.render.use_freestyle
+    render: Any = scratch.scene.render
+    before = render.engine, render.use_freestyle
     bpy.utils.register_class(engine)
     try:
-        scene.render.engine, scene.render.use_freestyle = name, False
-        scene.render.use_compositing = scene.render.use_sequencer = False
-        bpy.ops.render.render(scene=scene.name)
+        render.engine, render.use_freestyle = name, False
+        render.use_compositing = render.use_sequencer = False
+        bpy.ops.render.render(scene=scratch.scene.name)
     finally:
-        scene.render.engine, scene.render.use_freestyle = before
+        render.engine, render.use_freestyle = before
         bpy.utils.unregister_class(engine)
     if errors:
         raise errors[0]
@@ -276,18 +276,6 @@ def write_mesh(
     write_ply(path, *triangles_of(depsgraph, subject, collection))
 
 
-def export_mesh(
-    context: bpy.types.Context,
-    subject: str,
-    collection: bpy.types.Collection | None,
-    path: str | os.PathLike[str],
-) -> None:
-    """Like ``write_mesh``, of what a render shows (its modifiers, its visibility)."""
-    names = names_of(subject, collection, context.view_layer)
-    with Scratch(context.scene, context.view_layer) as scratch:
-        write_ply(path, *evaluated(scratch, lambda depsgraph: _triangles(depsgraph, names)))
-
-
 def write_ply(
     path: str | os.PathLike[str], vertices: npt.ArrayLike, triangles: npt.ArrayLike
 ) -> None:
@@ -365,7 +353,7 @@ def _instances(
     results = {
         item.name_full
         for collection in bpy.data.collections
-        if RESULT_MARK in collection
+        if collection.get(RESULT_MARK) is not None
         for item in collection.all_objects
     }
     for instance in depsgraph.object_instances:
@@ -381,7 +369,7 @@ def _instances(
         if not original.visible_camera or original.is_holdout:
             continue
         if instance.show_self:
-            key = (item.type, item.data.as_pointer())
+            key: Any = (item.type, item.data.as_pointer())
             if key not in known:
                 known[key] = _local(item)
             if known[key] is not None:
@@ -413,16 +401,17 @@ def _hidden_from_render(depsgraph: bpy.types.Depsgraph) -> set[str]:
 
 
 def _local(item: bpy.types.Object) -> Local | None:
+    data: Any = item.data
     if item.type in _SOLID:
-        if not item.data.is_editmode:
-            return _mesh(item.data)
+        if not data.is_editmode:
+            return _mesh(data)
         # what is being edited has its faces elsewhere
         try:
             return _mesh(item.to_mesh())
         finally:
             item.to_mesh_clear()
     if item.type in _POINTS:
-        return _cloud(item.data)
+        return _cloud(data)
     return _loose(np.array(item.bound_box, dtype=np.float64))
 
 
@@ -493,7 +482,7 @@ def _hair(item: bpy.types.Object) -> Local | None:
         last = 2**settings.render_step
         for strand in range(first, first + count, max(count // _STRANDS, 1)):
             for step in (0, last // 2, last):
-                point = system.co_hair(object=item, particle_no=strand, step=step)
+                point: Any = system.co_hair(object=item, particle_no=strand, step=step)
                 # a step that is not there reads as the origin
                 if point.length_squared:
                     points.append(tuple(point))

@@ -107,7 +107,8 @@ def plan(
         return geometry.survey(depsgraph, names)
 
     found = geometry.evaluated(scratch, look)
-    pieces, left_out = found.subject(), ()
+    pieces = found.subject()
+    left_out: tuple[str, ...] = ()
     if subject == "scene":
         pieces, left_out = geometry.without_enormous(pieces)
     bounds = geometry.bounds_of_pieces(pieces)
@@ -156,7 +157,8 @@ def _require_no_simulation(depsgraph: bpy.types.Depsgraph) -> None:
         item = instance.object.original
         if instance.is_instance or item.rigid_body is None:
             continue
-        if not np.allclose(instance.matrix_world, item.matrix_world, rtol=1e-4, atol=1e-4):
+        moved = np.array(instance.matrix_world) - np.array(item.matrix_world)
+        if np.abs(moved).max() > 1e-4 * (1.0 + np.abs(np.array(item.matrix_world)).max()):
             raise BadInput(
                 f"{item.name} is moved by a rigid body simulation: bake it (Object > Rigid Body > "
                 "Bake To Keyframes) or go to its first frame"
@@ -497,9 +499,10 @@ def _shot(
     seen = camera.evaluated_get(depsgraph)
     if seen.type != "CAMERA":
         raise BadInput(f"the active camera {camera.name} is no camera: choose a camera object")
-    cameras.require_perspective(seen.data, camera.name)
+    data: Any = seen.data
+    cameras.require_perspective(data, camera.name)
     width, height = cameras.size_of(render, dataset.resolution)
-    intrinsics = cameras.intrinsics_of(seen.data, width, height, cameras.pixel_aspect_of(render))
+    intrinsics = cameras.intrinsics_of(data, width, height, cameras.pixel_aspect_of(render))
     view = View("", cameras.world_from_camera(seen.matrix_world), intrinsics)
     return Shot(view, (seen.data.clip_start, seen.data.clip_end))
 
@@ -520,8 +523,8 @@ def create_cameras(
         collection[MARK] = scene.name
     if collection.name not in scene.collection.children:
         scene.collection.children.link(collection)
-    for item in [item for item in collection.objects if MARK in item]:
-        data = item.data
+    for item in [item for item in collection.objects if item.get(MARK) is not None]:
+        data: Any = item.data
         bpy.data.objects.remove(item)
         if data.users == 0:
             bpy.data.cameras.remove(data)
@@ -549,7 +552,7 @@ class NEURAL_FIELDS_OT_create_rig(bpy.types.Operator):
     bl_label = "Create Cameras"
     bl_options = {"REGISTER", "UNDO"}
 
-    def execute(self, context: bpy.types.Context) -> set[str]:
+    def execute(self, context: bpy.types.Context) -> set[Any]:
         scene = context.scene
         try:
             settings = knobs.settings_of(scene)

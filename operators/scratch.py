@@ -7,6 +7,7 @@ person's own scene. It lives for one step of a job at most.
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import bpy
 
@@ -73,7 +74,7 @@ class Scratch:
 
 def _exclude_results(layer: bpy.types.LayerCollection) -> None:
     for child in layer.children:
-        if RESULT_MARK in child.collection:
+        if child.collection.get(RESULT_MARK) is not None:
             child.exclude = True
         else:
             _exclude_results(child)
@@ -81,7 +82,9 @@ def _exclude_results(layer: bpy.types.LayerCollection) -> None:
 
 def sweep() -> None:
     """Remove what is not in use: an undo or a file that was saved in the middle brings it back."""
-    for blocks in (bpy.data.scenes, bpy.data.objects, bpy.data.cameras, bpy.data.collections):
+    data = bpy.data
+    kinds: tuple[Any, ...] = (data.scenes, data.objects, data.cameras, data.collections)
+    for blocks in kinds:
         for block in [block for block in blocks if MARK in block]:
             if block[MARK] not in live:
                 blocks.remove(block)

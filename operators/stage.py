@@ -43,7 +43,7 @@ class Stage:
 
     @property
     def scene(self) -> bpy.types.Scene:
-        scene = bpy.data.scenes.get(self._scene)
+        scene: bpy.types.Scene | None = bpy.data.scenes.get(self._scene)
         if scene is None:
             raise BadInput(f"the scene {self._scene} is gone: start again in another scene")
         return scene
@@ -107,7 +107,7 @@ class Stage:
 def heal() -> None:
     """Put back the settings of scenes in which no views are being rendered."""
     for scene in bpy.data.scenes:
-        if BEFORE not in scene or scene.name in _in_use:
+        if scene.get(BEFORE) is None or scene.name in _in_use:
             continue
         try:
             before = json.loads(scene[BEFORE])

@@ -135,7 +135,7 @@ def _draw() -> None:
             if not len(points):
                 continue
             if split not in _batches:
-                _batches[split] = batch_for_shader(shader, "LINES", {"pos": points})
+                _batches[split] = batch_for_shader(shader, "LINES", {"pos": points.tolist()})
             shader.uniform_float("color", COLOURS[split])
             _batches[split].draw(shader)
     except Exception as error:  # an error here would come back with every redraw

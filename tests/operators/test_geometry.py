@@ -247,14 +247,19 @@ def test_mesh_file(scene, tmp_path: pathlib.Path) -> None:
     trimesh = pytest.importorskip("trimesh")
     cube((1.0, 2.0, 3.0)).modifiers.new("array", "ARRAY").show_viewport = False
     file = tmp_path / "geometry.ply"
-    geometry.export_mesh(bpy.context, "scene", None, file)
+
+    def write(depsgraph, path=file) -> None:
+        geometry.write_mesh(depsgraph, "scene", None, path)
+
+    with Scratch(scene, bpy.context.view_layer) as scratch:
+        geometry.evaluated(scratch, write)
     mesh = trimesh.load(file)
     assert mesh.bounds == box([0, 1, 2], [4, 3, 4])
     assert mesh.volume == pytest.approx(16.0)
-    geometry.write_mesh(bpy.context.evaluated_depsgraph_get(), "scene", None, file)
+    write(bpy.context.evaluated_depsgraph_get())
     assert trimesh.load(file).volume == pytest.approx(8.0)
     with pytest.raises(BadInput, match="cannot be written"):
-        geometry.export_mesh(bpy.context, "scene", None, tmp_path / "no folder" / "mesh.ply")
+        write(bpy.context.evaluated_depsgraph_get(), tmp_path / "no folder" / "mesh.ply")
 
 
 def test_a_survey_tells_changes_apart(scene) -> None:
@@ -288,3 +293,16 @@ def test_looking_leaves_nothing_behind(scene) -> None:
     with pytest.raises(ZeroDivisionError), Scratch(scene, bpy.context.view_layer) as scratch:
         geometry.evaluated(scratch, lambda graph: 1 / 0)
     assert {name: len(getattr(bpy.data, name)) for name in before} == before
+
+
+def test_mesh_of_the_selection(scene) -> None:
+    cube((5.0, 0.0, 0.0))
+    cube()
+    bpy.ops.object.select_all(action="DESELECT")
+    scene.objects[0].select_set(True)
+
+    def look(depsgraph) -> np.ndarray:
+        return geometry.triangles_of(depsgraph, "selection")[0]
+
+    with Scratch(scene, bpy.context.view_layer) as scratch:
+        assert geometry.evaluated(scratch, look).min(0) == pytest.approx([4.0, -1.0, -1.0])
