@@ -117,7 +117,9 @@ class DatasetSettings:
         high=65_536,
     )
     transparent: bool = knob(
-        True, "Render without the world behind the subject, with alpha (best for objects)"
+        True,
+        "Render the subject alone, with alpha, without the world and what else is there (best for "
+        "objects)",
     )
 
 

@@ -37,7 +37,10 @@ _CHOICE_LABELS = {
     ("kind", "hemisphere"): ("Hemisphere", "Evenly spaced, none from below"),
     ("kind", "orbit"): ("Orbit", "Rings around the subject"),
     ("kind", "random"): ("Random", "Seeded random directions"),
-    ("subject", "scene"): ("Scene", "Everything that renders"),
+    ("subject", "scene"): (
+        "Scene",
+        "Everything that renders, but a flat object more than ten times as long as all the rest",
+    ),
     ("subject", "selection"): ("Selection", "The selected objects"),
     ("subject", "collection"): ("Collection", "The objects of a collection"),
     ("field", "nerf"): ("Radiance Field (NeRF)", "Radiance and density, from rendered views"),

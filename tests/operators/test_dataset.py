@@ -20,6 +20,11 @@ from neural_fields.operators import dataset, job, stage  # noqa: E402
 SMALL = DatasetSettings(resolution=24, samples=1)
 FOUR = RigSettings(kind="hemisphere", views=4)
 
+UNREADABLE = {"rna_type", "session_uid", "preview", "depsgraph", "use_nodes"}
+if bpy.app.version < (4, 3):
+    # the one crashes Blender; and a scene's copy counts its objects once too often, even when gone
+    UNREADABLE |= {"uv_sculpt", "users"}
+
 
 @pytest.fixture
 def cube(scene):
@@ -79,7 +84,7 @@ def values(struct, path: str, depth: int = 3) -> Iterator[tuple[str, object]]:
     """Every property of a structure and of those within it."""
     for prop in struct.bl_rna.properties:
         name = prop.identifier
-        if name in ("rna_type", "session_uid", "preview", "depsgraph", "use_nodes"):
+        if name in UNREADABLE:
             continue
         try:
             value = getattr(struct, name)
