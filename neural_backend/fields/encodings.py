@@ -63,9 +63,11 @@ class HashEncoding(torch.nn.Module):
         self.table = torch.nn.Parameter(table.uniform_(-1e-4, 1e-4, generator=generator))
         # what fitted this device goes along with the weights: they may be read on another
         self.register_buffer("size", torch.tensor([levels, log2_table_size]))
+        # [entries, F] where an optimiser wants the table's gradient, in place of autograd's
+        self.gradient: Tensor | None = None
 
     def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
-        return self._kernels.encode(x, self.table, self.grid, known)
+        return self._kernels.encode(x, self.table, self.grid, known, self.gradient)
 
 
 def settings_of_state(settings: TrainingSettings, state: dict[str, Tensor]) -> TrainingSettings:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ..config import Activation
 
+_BLOCK = 2048  # samples
+
 
 def _gaussian(x: Tensor) -> Tensor:
     return torch.exp(-4.0 * x * x)
@@ -26,6 +28,19 @@ def multiplies_bfloat16(device: str) -> bool:
     return device == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
 
 
+def _in_full_blocks(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """[M, F] the rows of [N, F] and some zeros, converted.
+
+    oneDNN compiles each multiplication for its exact shape, which takes longer than the
+    multiplication; the number of samples is another in every step.
+    """
+    count, width = x.shape
+    rows = torch.empty(-(-count // _BLOCK) * _BLOCK, width, dtype=dtype, device=x.device)
+    rows[:count] = x
+    rows[count:] = 0.0
+    return rows
+
+
 class _ReluLayers(torch.autograd.Function):
     """Linear layers with ReLUs between them, multiplied in ``dtype``.
 
@@ -35,33 +50,37 @@ class _ReluLayers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        count, full = len(x), x.dtype
         layers = len(parameters) // 2
         weights = [weight.to(dtype) for weight in parameters[:layers]]
         biases = [bias.to(dtype) for bias in parameters[layers:]]
-        inputs = [x.to(dtype)]
+        inputs = [_in_full_blocks(x, dtype)]
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             inputs.append(torch.nn.functional.linear(inputs[-1], weight, bias).relu_())
         ctx.save_for_backward(*inputs, *weights)
-        return torch.nn.functional.linear(inputs[-1], weights[-1], biases[-1]).to(x.dtype)
+        out = torch.nn.functional.linear(inputs[-1], weights[-1], biases[-1])
+        return out[:count].to(full)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         layers = len(ctx.saved_tensors) // 2
         inputs, weights = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
-        full = grad.dtype
-        grad = grad.to(inputs[0].dtype)
+        count, full = len(grad), grad.dtype
+        grad = _in_full_blocks(grad, inputs[0].dtype)
+        # a sum over bfloat16 rows is several times slower than this product
+        ones = torch.ones(1, len(grad), dtype=grad.dtype, device=grad.device)
         of_weights: list[Tensor] = []
         of_biases: list[Tensor] = []
         for layer in reversed(range(layers)):
             of_weights.insert(0, (grad.t() @ inputs[layer]).to(full))
-            of_biases.insert(0, grad.sum(0, dtype=full))
+            of_biases.insert(0, (ones @ grad)[0].to(full))
             if layer == 0 and not ctx.needs_input_grad[0]:
                 break
             grad = grad @ weights[layer]
             if layer:
                 grad = torch.ops.aten.threshold_backward(grad, inputs[layer], 0)
-        of_x = grad.to(full) if ctx.needs_input_grad[0] else None
+        of_x = grad[:count].to(full) if ctx.needs_input_grad[0] else None
         return of_x, None, *of_weights, *of_biases
 
 

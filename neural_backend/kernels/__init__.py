@@ -7,7 +7,6 @@ import functools
 import torch
 
 from .interface import HashGrid, Kernels, Samples, hash_grid
-from .memory import keep_freed_memory
 from .reference import ReferenceKernels
 
 __all__ = ["HashGrid", "Kernels", "Samples", "choose", "hash_grid"]
@@ -17,7 +16,6 @@ __all__ = ["HashGrid", "Kernels", "Samples", "choose", "hash_grid"]
 def choose(device: torch.device) -> Kernels:
     """The implementation for a device; its ``name`` is what ``doctor`` reports."""
     if device.type == "cpu":
-        keep_freed_memory()
         try:
             # here, because numba is slow to load and only this device needs it
             from .cpu import CpuKernels

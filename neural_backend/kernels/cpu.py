@@ -32,25 +32,33 @@ def _constants(grid: HashGrid, threads: int) -> tuple[np.ndarray, ...]:
 
 class _Encode(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None) -> Tensor:
+    def forward(
+        ctx,
+        x: Tensor,
+        table: Tensor,
+        grid: HashGrid,
+        known: Tensor | None,
+        gradient: Tensor | None,
+    ) -> Tensor:
         constants = _constants(grid, torch.get_num_threads())
         x = x.contiguous()
         if known is None:
             out = torch.empty(len(x), grid.levels * table.shape[1])
             cpu_loops.encode(x.numpy(), table.detach().numpy(), *constants[:4], out.numpy())
         else:
-            out = known.clone()
+            out = known.view_as(known)
         ctx.save_for_backward(x)
-        ctx.shape, ctx.constants = table.shape, constants
+        ctx.shape, ctx.constants, ctx.gradient = table.shape, constants, gradient
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         (x,) = ctx.saved_tensors
-        out = torch.zeros(ctx.shape)
+        diverted = ctx.gradient is not None
+        out = ctx.gradient if diverted else torch.zeros(ctx.shape)
         grad = grad.contiguous()
         cpu_loops.encode_backward(x.numpy(), grad.numpy(), *ctx.constants, out.numpy())
-        return None, out, None, None
+        return None, None if diverted else out, None, None, None
 
 
 class _Composite(torch.autograd.Function):
@@ -91,11 +99,34 @@ class CpuKernels(ReferenceKernels):
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
     def encode(
-        self, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None = None
+        self,
+        x: Tensor,
+        table: Tensor,
+        grid: HashGrid,
+        known: Tensor | None = None,
+        gradient: Tensor | None = None,
     ) -> Tensor:
         if x.requires_grad or x.dtype != torch.float32:
-            return super().encode(x, table, grid)
-        return _Encode.apply(x, table, grid, known)
+            return super().encode(x, table, grid, known, gradient)
+        return _Encode.apply(x, table, grid, known, gradient)
+
+    @torch.no_grad()
+    def adam(
+        self,
+        table: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        rate: float,
+        steps: int,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        tensors = (table, gradient, first, second)
+        arrays = [each.detach().view(-1).numpy() for each in tensors]
+        arrays.append(arrays[1].view(np.uint32))
+        rates = (rate / (1.0 - betas[0] ** steps), 1.0 / (1.0 - betas[1] ** steps))
+        cpu_loops.adam(*arrays, *(np.float32(each) for each in (*rates, *betas, epsilon)))
 
     def march(
         self,

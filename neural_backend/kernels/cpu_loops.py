@@ -14,6 +14,7 @@ _u32, _u64, _f32 = np.uint32, np.uint64, np.float32
 _ONE = _f32(1.0)
 _BLOCK = 256  # samples: their features of one level and their coordinates fit the first cache
 _RAYS = 64
+_NUMBERS, _GROUP = 16384, 32  # table numbers a thread takes at a time, and looks at together
 _TINY, _HUGE = _f32(1e-9), _f32(1e9)
 POOL = 4  # cells along the edge of a coarse cell, by which marching skips empty space
 _PER = _u32(POOL)
@@ -125,6 +126,36 @@ def encode_backward(x, gradient, resolutions, factors, masks, offsets, order, ou
                 out[c5, f] += u * g01
                 out[c6, f] += s * g11
                 out[c7, f] += u * g11
+
+
+@_compiled
+def adam(table, gradient, first, second, bits, rate, correction, beta1, beta2, epsilon):
+    """An Adam step where there is a gradient, which is cleared there.
+
+    All arrays are flat. ``bits`` is the gradient seen as integers: whether any number of a group
+    differs from zero is then one vector operation. ``rate`` and ``correction`` hold the
+    corrections of the averages' start at zero.
+    """
+    count = table.shape[0]
+    for block in prange((count + _NUMBERS - 1) // _NUMBERS):
+        end = min((block + 1) * _NUMBERS, count)
+        for begin in range(block * _NUMBERS, end, _GROUP):
+            stop = min(begin + _GROUP, end)
+            seen = _u32(0)
+            for place in range(begin, stop):
+                seen |= bits[_u64(place)]
+            if seen == _u32(0):
+                continue
+            for place in range(begin, stop):
+                i = _u64(place)
+                g = gradient[i]
+                if g == _f32(0.0):
+                    continue
+                gradient[i] = _f32(0.0)
+                average = beta1 * first[i] + (_ONE - beta1) * g
+                square = beta2 * second[i] + (_ONE - beta2) * g * g
+                first[i], second[i] = average, square
+                table[i] -= rate * average / (np.sqrt(square * correction) + epsilon)
 
 
 @_compiled

@@ -108,7 +108,12 @@ class Kernels(Protocol):
     device: torch.device
 
     def encode(
-        self, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None = None
+        self,
+        x: Tensor,
+        table: Tensor,
+        grid: HashGrid,
+        known: Tensor | None = None,
+        gradient: Tensor | None = None,
     ) -> Tensor:
         """Interpolate the hash grid's features; differentiable in both tensors, twice.
 
@@ -116,9 +121,33 @@ class Kernels(Protocol):
             x: [N, 3] in the unit box; what is outside is moved to its border.
             table: [entries, F].
             known: [N, L * F] the result, where it was computed before without its gradient.
+            gradient: [entries, F] that the backward pass adds the table's gradient to. Autograd
+                gets none then: a new tensor of the table's size in every step costs too much.
 
         Returns:
             [N, L * F], level by level.
+        """
+        ...
+
+    def adam(
+        self,
+        table: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        rate: float,
+        steps: int,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        """Take an Adam step (Kingma and Ba 2015) where there is a gradient; clear it there.
+
+        What has none stays as it is, its averages included.
+
+        Args:
+            table, gradient, first, second: [entries, F] parameters, gradient, running averages of
+                the gradient and of its square; all are changed.
+            steps: how many steps were taken, this one included.
         """
         ...
 

@@ -52,6 +52,20 @@ class _WeightedSum(torch.autograd.Function):
         return grad_table, None, grad_weight
 
 
+class _Divert(torch.autograd.Function):
+    """The identity, whose gradient is added to another tensor."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        ctx.gradient += grad
+        return None, None
+
+
 def _signed(value: int) -> int:
     """The 32-bit integer with the same bits: torch's products wrap around like unsigned ones."""
     return value - 2**32 if value >= 2**31 else value
@@ -103,12 +117,40 @@ class ReferenceKernels:
         self.device = device
 
     def encode(
-        self, x: Tensor, table: Tensor, grid: HashGrid, known: Tensor | None = None
+        self,
+        x: Tensor,
+        table: Tensor,
+        grid: HashGrid,
+        known: Tensor | None = None,
+        gradient: Tensor | None = None,
     ) -> Tensor:
+        if gradient is not None and torch.is_grad_enabled():
+            table = _Divert.apply(table, gradient)
         entries, weights = corners(x, grid)
         features = _WeightedSum.apply(table, entries.view(-1, 8), weights.view(-1, 8))
         features = features.view(grid.levels, len(x), table.shape[1])
         return features.transpose(0, 1).reshape(len(x), grid.levels * table.shape[1])
+
+    @torch.no_grad()
+    def adam(
+        self,
+        table: Tensor,
+        gradient: Tensor,
+        first: Tensor,
+        second: Tensor,
+        rate: float,
+        steps: int,
+        betas: tuple[float, float],
+        epsilon: float,
+    ) -> None:
+        at = gradient.nonzero(as_tuple=True)
+        grad = gradient[at]
+        average = torch.lerp(grad, first[at], betas[0])
+        square = torch.lerp(grad * grad, second[at], betas[1])
+        first[at], second[at] = average, square
+        spread = (square / (1.0 - betas[1] ** steps)).sqrt_().add_(epsilon)
+        table[at] -= rate / (1.0 - betas[0] ** steps) * average / spread
+        gradient[at] = 0.0
 
     def march(
         self,

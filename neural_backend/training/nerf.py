@@ -14,7 +14,7 @@ from .. import protocol
 from ..config import TrainingSettings
 from ..dataset.images import load_views
 from ..dataset.transforms import Dataset
-from ..fields.encodings import settings_of_state
+from ..fields.encodings import HashEncoding, settings_of_state
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, choose
 from ..rendering import volume
@@ -96,16 +96,17 @@ class NerfTask:
         self._batch = settings.batch or fitting
         self._rays = min(_FIRST_RAYS, self._batch)
         self._steps = 0
-        encoding = {id(parameter) for parameter in self.field.encoding.parameters()}
-        network = [p for p in self.field.parameters() if id(p) not in encoding]
+        encoding = self.field.encoding
+        self._table_optimiser: optimiser.TableAdam | None = None
+        if isinstance(encoding, HashEncoding):
+            self._table_optimiser = optimiser.TableAdam(encoding, self._kernels)
+        of_encoding = {id(parameter) for parameter in encoding.parameters()}
         self._optimiser = torch.optim.Adam(
-            [
-                {"params": list(self.field.encoding.parameters())},
-                {"params": network, "weight_decay": WEIGHT_DECAY},
-            ],
+            [each for each in self.field.parameters() if id(each) not in of_encoding],
             lr=self._rate,
-            betas=(0.9, 0.99),
-            eps=1e-15,
+            betas=optimiser.BETAS,
+            eps=optimiser.EPSILON,
+            weight_decay=WEIGHT_DECAY,
             fused=device.type in ("cpu", "cuda"),
         )
 
@@ -134,9 +135,12 @@ class NerfTask:
         loss = torch.nn.functional.mse_loss(colour, target)
         self._optimiser.zero_grad()
         loss.backward()
+        rate = self._rate * LAST_RATE**progress
         for group in self._optimiser.param_groups:
-            group["lr"] = self._rate * LAST_RATE**progress
+            group["lr"] = rate
         self._optimiser.step()
+        if self._table_optimiser is not None:
+            self._table_optimiser.step(rate)
         # as many rays next time as would have filled the batch, without sudden jumps
         fitting = self._batch / max(marched, 1) * self._rays
         self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
@@ -164,6 +168,8 @@ class NerfTask:
         state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
         state |= {f"field.grid.{name}": value for name, value in self.grid.state().items()}
         state |= optimiser.state_of(self._optimiser)
+        if self._table_optimiser is not None:
+            state |= self._table_optimiser.state()
         state["training.generator"] = self._generator.get_state()
         state["training.counters"] = torch.tensor([self._steps, self._rays])
         return state
@@ -176,6 +182,8 @@ class NerfTask:
         """
         _load(self.field, self.grid, state)
         optimiser.load_state(self._optimiser, state)
+        if self._table_optimiser is not None:
+            self._table_optimiser.load_state(state)
         self._generator.set_state(state["training.generator"])
         self._steps, self._rays = state["training.counters"].tolist()
 

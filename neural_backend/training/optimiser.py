@@ -1,8 +1,14 @@
-"""An optimiser's state as named tensors, for checkpoints."""
+"""Optimisers, and their state as named tensors for checkpoints."""
 
 from __future__ import annotations
 
 import torch
+
+from ..fields.encodings import HashEncoding
+from ..kernels import Kernels
+
+BETAS = (0.9, 0.99)
+EPSILON = 1e-15
 
 _PREFIX = "optimiser."
 
@@ -35,3 +41,38 @@ def load_state(optimiser: torch.optim.Optimizer, state: dict[str, torch.Tensor])
     optimiser.load_state_dict(
         {"state": averages, "param_groups": optimiser.state_dict()["param_groups"]}
     )
+
+
+class TableAdam:
+    """Adam for a hash grid's table, most of whose rows have no gradient in any one step.
+
+    Rows without a gradient stay as they are, averages included.
+    """
+
+    def __init__(self, encoding: HashEncoding, kernels: Kernels):
+        self._kernels = kernels
+        self._table = encoding.table
+        self._gradient = encoding.gradient = torch.zeros_like(self._table.detach())
+        self._first = torch.zeros_like(self._gradient)
+        self._second = torch.zeros_like(self._gradient)
+        self._steps = 0
+
+    def step(self, rate: float) -> None:
+        """Use up the gradient that the encoding's backward passes have gathered."""
+        self._steps += 1
+        averages = (self._gradient, self._first, self._second)
+        self._kernels.adam(self._table, *averages, rate, self._steps, BETAS, EPSILON)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        steps = torch.tensor(self._steps)
+        return {"table.first": self._first, "table.second": self._second, "table.steps": steps}
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up ``state()``.
+
+        Raises:
+            KeyError, RuntimeError: it belongs to another table.
+        """
+        self._first.copy_(state["table.first"])
+        self._second.copy_(state["table.second"])
+        self._steps = int(state["table.steps"])

@@ -59,3 +59,17 @@ def test_half_precision_is_close_and_returns_single():
 
 def test_same_seed_same_weights():
     assert torch.equal(mlp().weights[0], mlp().weights[0])
+
+
+def test_half_precision_has_the_gradients_of_single():
+    exact, half = mlp(width=64), mlp(width=64, half=True)
+    x = torch.randn(3000, exact.weights[0].shape[1], generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for network in (exact, half):
+        inputs = x.clone().requires_grad_()
+        loss = (network(inputs) ** 2).sum()
+        gradients.append(torch.autograd.grad(loss, [inputs, *network.parameters()]))
+    for mine, theirs in zip(gradients[1], gradients[0], strict=True):
+        assert mine.shape == theirs.shape
+        # bfloat16 has 8 significant bits
+        assert float((mine - theirs).norm() / theirs.norm()) < 0.03

@@ -97,3 +97,44 @@ def test_same_result_every_time() -> None:
     ]
     assert torch.equal(gradients[0], gradients[1])
     assert torch.equal(gradients[0], gradients[2])
+
+
+def test_known_features_are_not_computed_again() -> None:
+    grid = hash_grid(levels=3, coarsest=4, finest=30, log2_table_size=10)
+    table = random(grid.entries, 2).requires_grad_()
+    x, known = random(50, 3), random(50, 6, seed=1)
+    features = cpu.encode(x, table, grid, known)
+    assert torch.equal(features, known)
+    (gradient,) = torch.autograd.grad(features.sum(), table)
+    (expected,) = torch.autograd.grad(reference.encode(x, table, grid).sum(), table)
+    torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("kernels", [reference, cpu], ids=lambda kernels: kernels.name)
+def test_gradient_is_diverted_and_added(kernels: ReferenceKernels) -> None:
+    grid = hash_grid(levels=3, coarsest=4, finest=30, log2_table_size=10)
+    table = random(grid.entries, 2).requires_grad_()
+    x = random(50, 3)
+    (expected,) = torch.autograd.grad(reference.encode(x, table, grid).sum(), table)
+    gathered = torch.ones_like(table)
+    kernels.encode(x, table, grid, None, gathered).sum().backward()
+    assert table.grad is None
+    torch.testing.assert_close(gathered, expected + 1.0)
+
+
+@pytest.mark.parametrize("kernels", [reference, cpu], ids=lambda kernels: kernels.name)
+def test_adam_steps_where_there_is_a_gradient(kernels: ReferenceKernels) -> None:
+    """The numbers with a gradient move as torch's own Adam moves them; the others not at all."""
+    start, touched = random(500, 2), torch.zeros(500, 2, dtype=torch.bool)
+    touched[::7] = True
+    mine, first, second = start.clone(), torch.zeros(500, 2), torch.zeros(500, 2)
+    theirs = start.clone().requires_grad_()
+    adam = torch.optim.Adam([theirs], lr=0.01, betas=(0.9, 0.99), eps=1e-15)
+    for steps in (1, 2, 3):
+        gradient = (random(500, 2, seed=steps) - 0.5) * touched
+        theirs.grad = gradient.clone()
+        adam.step()
+        kernels.adam(mine, gradient, first, second, 0.01, steps, (0.9, 0.99), 1e-15)
+        assert not gradient.any()
+    torch.testing.assert_close(mine[touched], theirs.detach()[touched])
+    assert torch.equal(mine[~touched], start[~touched])
