@@ -64,7 +64,7 @@ def python() -> str:
     """
     value, source = os.environ.get(VARIABLE, "").strip(), VARIABLE
     if not value:
-        addon = bpy.context.preferences.addons.get(base_package)
+        addon: bpy.types.Addon | None = bpy.context.preferences.addons.get(base_package)
         value = bpy.path.abspath(addon.preferences.python.strip()) if addon else ""
         source = "Preferences, Backend's Python"
     if not value:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from typing import Any
 
 import bpy
 import numpy as np
@@ -102,7 +103,7 @@ def scene_of(name: str) -> bpy.types.Scene:
     Raises:
         BadInput: when it is gone.
     """
-    scene = bpy.data.scenes.get(name)
+    scene: bpy.types.Scene | None = bpy.data.scenes.get(name)
     if scene is None:
         raise BadInput(f"the scene {name} is gone: start again in another scene")
     return scene
@@ -126,7 +127,8 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
         found[MARK] = name
         collection.objects.link(found)
     else:
-        old, found.data = found.data, mesh
+        old: Any = found.data
+        found.data = mesh
         materials = [slot for slot in old.materials if slot is not None]
         if old.users == 0:
             bpy.data.meshes.remove(old)

@@ -72,7 +72,9 @@ def ensure(name: str) -> pathlib.Path:
     environment = ENVIRONMENTS[name]
     folder = ROOT / environment.folder
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
-    content = repr(environment) + (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    content = repr(environment)
+    if any("-e" in packages for packages in environment.installs):
+        content += (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     wanted = hashlib.sha256(content.encode()).hexdigest()
     stamp = folder / "made-from"
     if python.exists() and stamp.exists() and stamp.read_text() == wanted:

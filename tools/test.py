@@ -16,7 +16,7 @@ import tempfile
 
 from environment import ROOT, Unavailable, ensure
 
-ADD_ON_TESTS = ("tests/operators", "tests/ui", "tests/test_extension.py")
+ADD_ON_TESTS = ("tests/operators", "tests/ui")
 
 
 def run(title: str, command: list[str], folder: pathlib.Path = ROOT) -> bool:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import pathlib
 
+import igl
+import numpy as np
 import pytest
+import trimesh
 from blender_process import Blender
 
 SETTINGS = 'views=12, resolution=48, max_seconds=8.0, results={"MESH", "SEQUENCE"}'
@@ -56,6 +59,57 @@ def test_train(blender: Blender, data: pathlib.Path, tmp_path: pathlib.Path, nam
         for value, a, b in zip(corner, low, high, strict=True):
             assert a - 0.1 * size <= value <= b + 0.1 * size, "the mesh stands elsewhere"
     assert "12 of 12" in done.stdout, "the export's progress was not printed"
+
+
+KNOWN_OBJECT = """
+import bpy, numpy as np
+for item in list(bpy.data.objects):
+    if item.type == "MESH":
+        bpy.data.objects.remove(item)
+bpy.ops.mesh.primitive_monkey_add(location=(7.0, -4.0, 2.5), rotation=(0.4, 0.3, 1.1))
+suzanne = bpy.context.object
+suzanne.scale = (0.6, 0.5, 0.7)
+suzanne.modifiers.new("Smooth", "SUBSURF").render_levels = 2
+scene = bpy.context.scene
+scene.render.engine = "CYCLES"
+scene.cycles.use_denoising = False
+scene.neural_fields.dataset.samples = 8
+scene.neural_fields.result.mesh_resolution = 128
+bpy.ops.neural_fields.train(
+    output={output!r}, views=40, resolution=128, max_seconds=30.0, results={{"MESH"}})
+
+def arrays(item):
+    mesh = item.to_mesh()
+    mesh.calc_loop_triangles()
+    points = np.array([item.matrix_world @ vertex.co for vertex in mesh.vertices])
+    return points, np.array([triangle.vertices[:] for triangle in mesh.loop_triangles])
+
+suzanne.modifiers["Smooth"].levels = 2
+found = bpy.data.collections["Neural Fields"].objects[0]
+depsgraph = bpy.context.evaluated_depsgraph_get()
+points, faces = arrays(suzanne.evaluated_get(depsgraph))
+found_points, found_faces = arrays(found.evaluated_get(depsgraph))
+np.savez({arrays!r}, points=points, faces=faces, found_points=found_points, found_faces=found_faces)
+"""
+
+
+def test_mesh_stands_where_the_object_stands(blender: Blender, tmp_path: pathlib.Path) -> None:
+    """Suzanne off-centre, rotated and scaled: within 1 % of her diagonal (Chamfer distance)."""
+    arrays = tmp_path / "arrays.npz"
+    blender.python(KNOWN_OBJECT.format(output=str(tmp_path / "suzanne"), arrays=str(arrays)))
+    meshes = np.load(arrays)
+    truth = trimesh.Trimesh(meshes["points"], meshes["faces"], process=False)
+    found = trimesh.Trimesh(meshes["found_points"], meshes["found_faces"], process=False)
+    means = []
+    for mine, other in ((truth, found), (found, truth)):
+        points = np.asarray(trimesh.sample.sample_surface(mine, 20_000, seed=0)[0])
+        vertices, faces = np.asarray(other.vertices), np.asarray(other.faces)
+        squared = igl.point_mesh_squared_distance(points, vertices, faces.astype(np.int64))[0]
+        means.append(np.sqrt(squared).mean())
+    diagonal = np.linalg.norm(np.ptp(meshes["points"], axis=0))
+    chamfer = np.mean(means) / diagonal
+    print(f"Chamfer distance: {chamfer:.3%} of the diagonal")
+    assert chamfer < 0.01
 
 
 def test_refusal_is_one_line_and_a_status(blender: Blender, tmp_path: pathlib.Path) -> None:
