@@ -115,6 +115,18 @@ def full_grid(size: int, step: float, device: torch.device) -> OccupancyGrid:
     return OccupancyGrid(possible, step)
 
 
+def box_cells(low: Tensor, high: Tensor, size: int) -> Tensor:
+    """[size, size, size] bool: the cells that touch a box of the unit box, and their neighbours.
+
+    Args:
+        low, high: [3] the box's corners.
+    """
+    cells = torch.arange(size, device=low.device)
+    first, last = torch.floor(low * size) - 1, torch.ceil(high * size)
+    x, y, z = ((cells >= first[axis]) & (cells <= last[axis]) for axis in range(3))
+    return x[:, None, None] & y[:, None] & z
+
+
 def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     """[size, size, size] bool: the cells that no view shows to be empty (Laurentini 1994).
 

@@ -18,7 +18,7 @@ from ..fields.encodings import HashEncoding, settings_of_state
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, choose
 from ..rendering import volume
-from ..sampling.occupancy import RESOLUTION, OccupancyGrid, full_grid, visual_hull
+from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, full_grid, visual_hull
 from ..sampling.rays import Cameras
 from . import optimiser
 from .task import Step
@@ -86,6 +86,9 @@ class NerfTask:
         self._held_out = load_views(dataset, split, _VALIDATION_VIEWS) if split else None
 
         self.field = RadianceField(settings, self._kernels).to(device)
+        self._bounds = torch.from_numpy(
+            dataset.bounds @ self.field_from_world[:3, :3].T + self.field_from_world[:3, 3]
+        )
         self.grid = self._first_grid()
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         hashed = settings.encoding == "hash"
@@ -117,6 +120,10 @@ class NerfTask:
             hull = visual_hull(self._images, self._cameras, RESOLUTION // 2)
             return OccupancyGrid(hull, LONGEST_STEP)
         hull = visual_hull(self._images, self._cameras, RESOLUTION)
+        if not opaque:
+            # behind transparent pixels there is nothing; opaque ones may show what lies far away
+            within = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
+            hull = within if within.any() else hull
         return OccupancyGrid(hull, step_length(self._cameras))
 
     def step(self, progress: float) -> Step:

@@ -141,3 +141,11 @@ def test_state_round_trip():
     other.load_state(grid.state())
     assert torch.equal(other.occupied, grid.occupied)
     assert torch.equal(other.density, grid.density)
+
+
+def test_cells_of_a_box():
+    cells = occupancy.box_cells(torch.tensor([0.25, 0.0, 0.5]), torch.tensor([0.5, 1.0, 0.5]), 8)
+    # from cell 2 to cell 4, one more on each side; all; around the plane between cells 3 and 4
+    assert cells.any(2).any(1).nonzero()[:, 0].tolist() == [1, 2, 3, 4]
+    assert bool(cells.any(2).any(0).all())
+    assert cells.any(1).any(0).nonzero()[:, 0].tolist() == [3, 4]
