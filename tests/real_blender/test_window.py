@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 
@@ -11,6 +12,10 @@ from blender_process import ROOT, Blender
 
 SCRIPT = pathlib.Path(__file__).with_name("window_script.py")
 DEMO_SCENE = ROOT / "tools" / "demo_scene.py"
+QUICK = {"views": 24, "resolution": 96, "samples": 4, "seconds": 20.0}
+FINE = {"views": 60, "resolution": 256, "samples": 16, "seconds": 60.0}
+"""Settings of the pictures in the manual: set NEURAL_FIELDS_FINE_PICTURES (`make pictures`)."""
+
 PICTURES = ROOT / "build" / "screenshots"
 
 
@@ -27,6 +32,7 @@ def test_one_click(blender: Blender, tmp_path: pathlib.Path) -> None:
         "report": str(report),
         "pictures": str(pictures),
         "framebuffer": str(tmp_path / "Xvfb_screen0"),
+        **(FINE if os.environ.get("NEURAL_FIELDS_FINE_PICTURES") else QUICK),
     }
     screen = f"-screen 0 1280x800x24 -fbdir {tmp_path}"
     done = blender.run(

@@ -1,7 +1,7 @@
 """Runs inside a real Blender's window: clicks the button, waits, takes pictures, reports.
 
 Its arguments, after ``--``, are a json object: output, report, pictures (a folder), framebuffer
-(Xvfb's file). Every picture is the true screen, read from the framebuffer.
+(Xvfb's file), views, resolution, samples, seconds. Every picture is the true screen, read from the framebuffer.
 """
 
 from __future__ import annotations
@@ -157,11 +157,11 @@ def heartbeat() -> float:
 
 settings = bpy.context.scene.neural_fields
 settings.output = ARGUMENTS["output"]
-settings.rig.views = 24
-settings.dataset.resolution = 96
-settings.dataset.samples = 4
-settings.training.max_seconds = 20.0
-settings.result.mesh_resolution = 96
+settings.rig.views = ARGUMENTS["views"]
+settings.dataset.resolution = ARGUMENTS["resolution"]
+settings.dataset.samples = ARGUMENTS["samples"]
+settings.training.max_seconds = ARGUMENTS["seconds"]
+settings.result.mesh_resolution = ARGUMENTS["resolution"]
 settings.result.sequence_path = "orbit"
 settings.result.sequence_frames = 4
 bpy.app.timers.register(tick, first_interval=3.0)
