@@ -1,7 +1,8 @@
 """Runs inside a real Blender's window: clicks the button, waits, takes pictures, reports.
 
 Its arguments, after ``--``, are a json object: output, report, pictures (a folder), framebuffer
-(Xvfb's file), views, resolution, samples, seconds. Every picture is the true screen, read from the framebuffer.
+(Xvfb's file), views, resolution, samples, seconds. Every picture is the true screen, read from the
+framebuffer.
 """
 
 from __future__ import annotations
