@@ -22,7 +22,7 @@ def draw_lines(
 ) -> None:
     """Draw a text over as many lines as the region's width asks for."""
     letter = 6.2 * context.preferences.system.ui_scale
-    width = max(int((context.region.width - 40) / letter), 20)
+    width = max(int((context.region.width - 65) / letter), 20)
     column = layout.column(align=True)
     column.scale_y = 0.8
     for line in textwrap.wrap(text, width):
