@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from . import __version__
-from .protocol import EXIT_BAD_INPUT, EXIT_DONE
+from .protocol import EXIT_BAD_INPUT, EXIT_DONE, first_line
 
 LEAST_PYTHON = (3, 11)
 NEEDED = {
@@ -27,10 +27,15 @@ NEEDED = {
     "tyro": "tyro",
 }
 """The modules that the backend imports, and the packages that bring them."""
+WANTED = {"numba": "numba"}
+"""Without these training works, but slowly."""
 
 
 def examine() -> dict[str, Any]:
-    """What this Python has: ``ok``, and ``problem`` and ``fix`` where it cannot train."""
+    """What this Python has: ``ok``, and ``problem`` and ``fix`` where it cannot train.
+
+    There is a ``warning`` where it can, but slowly.
+    """
     report: dict[str, Any] = {
         "ok": False,
         "version": __version__,
@@ -43,7 +48,9 @@ def examine() -> dict[str, Any]:
         return report | {"problem": problem, "fix": f"use Python {wanted} or newer"}
     missing = [package for module, package in NEEDED.items() if not _found(module)]
     report["packages"] = {
-        package: _version(package) for package in NEEDED.values() if package not in missing
+        package: _version(package)
+        for module, package in (NEEDED | WANTED).items()
+        if _found(module)
     }
     if missing:
         return report | {"problem": _missing(missing), "fix": _install(missing)}
@@ -51,20 +58,26 @@ def examine() -> dict[str, Any]:
         import torch
 
         from . import devices, kernels
+
+        device = devices.choose("auto")
+        report |= {
+            "device": device.type,
+            "device_name": devices.name(device),
+            "kernels": kernels.choose(device).name,
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        }
+        slow = kernels.why_not_fast(device)
     # a torch for another system or driver fails in many ways
     except Exception as error:
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
         fix = f'"{sys.executable}" -m pip install --force-reinstall torch'
-        return report | {"problem": f"torch cannot be imported ({detail})", "fix": fix}
-    device = devices.choose("auto")
-    report |= {
-        "ok": True,
-        "device": device.type,
-        "device_name": devices.name(device),
-        "kernels": kernels.choose(device).name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+        return report | {"problem": f"torch does not work ({first_line(error)})", "fix": fix}
+    report["ok"] = True
+    lacking = [package for module, package in WANTED.items() if not _found(module)]
+    if lacking and slow:
+        report["warning"] = f"{_missing(lacking)}, training is slower; {_install(lacking)}"
+    elif slow:
+        report["warning"] = slow
     memory = _free_memory()
     return report if memory is None else report | {"free_memory": memory}
 

@@ -25,6 +25,11 @@ class BadInput(Exception):
     """Input that the person must mend: one line that names the file, the field and the mend."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that follow."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class RunFolder:
     """The files of one run. Making one touches nothing on the disk."""
 

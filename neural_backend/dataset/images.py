@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..protocol import BadInput
+from ..protocol import BadInput, first_line
 from . import exr
 from .transforms import Dataset, Split, View
 
@@ -105,8 +105,9 @@ def _rgba(pixels: npt.NDArray, opaque: float) -> npt.NDArray:
 def _unreadable(path: pathlib.Path, error: Exception) -> BadInput:
     if path.is_file() and path.stat().st_size == 0:
         return BadInput(f"{path}: empty image; render or copy this view again")
-    detail = (str(error).splitlines() or [type(error).__name__])[0]
-    return BadInput(f"{path}: not a readable image ({detail}); render or copy this view again")
+    return BadInput(
+        f"{path}: not a readable image ({first_line(error)}); render or copy this view again"
+    )
 
 
 def load_views(dataset: Dataset, split: Split, count: int | None = None) -> Images:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import trimesh
 
-from ..protocol import BadInput, write_whole
+from ..protocol import BadInput, first_line, write_whole
 
 WRITTEN = (".glb", ".ply", ".obj")
 READ = (".obj", ".ply", ".stl", ".glb", ".off")
@@ -155,8 +155,9 @@ def read(path: str | os.PathLike[str]) -> trimesh.Trimesh:
         faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
     # the readers of the formats fail each in its own way on a damaged file
     except Exception as error:
-        detail = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{path}: not a readable mesh ({detail}); export it again") from None
+        raise BadInput(
+            f"{path}: not a readable mesh ({first_line(error)}); export it again"
+        ) from None
     if len(faces) == 0:
         raise BadInput(f"{path}: faces: the mesh has none; give a mesh with triangles")
     if faces.min() < 0 or faces.max() >= len(vertices):

@@ -9,17 +9,39 @@ import torch
 from .interface import HashGrid, Kernels, Samples, hash_grid
 from .reference import ReferenceKernels
 
-__all__ = ["HashGrid", "Kernels", "Samples", "choose", "hash_grid"]
+__all__ = ["HashGrid", "Kernels", "Samples", "choose", "hash_grid", "why_not_fast"]
+
+
+def choose(device: torch.device) -> Kernels:
+    """The implementation for a device; its ``name`` is what ``doctor`` reports.
+
+    The first call compiles what is compiled, which takes seconds where no earlier one has left
+    that on the disk, and compares it with the reference.
+    """
+    return _choose(device)[0]
+
+
+def why_not_fast(device: torch.device) -> str:
+    """Why the device has only the reference although it has faster kernels; else empty."""
+    return _choose(device)[1]
 
 
 @functools.cache
-def choose(device: torch.device) -> Kernels:
-    """The implementation for a device; its ``name`` is what ``doctor`` reports."""
-    if device.type == "cpu":
-        try:
-            # here, because numba is slow to load and only this device needs it
-            from .cpu import CpuKernels
-        except ImportError:  # there is no numba for this Python yet
-            return ReferenceKernels(device)
-        return CpuKernels(device)
-    return ReferenceKernels(device)
+def _choose(device: torch.device) -> tuple[Kernels, str]:
+    reference = ReferenceKernels(device)
+    if device.type != "cpu":
+        return reference, ""
+    try:
+        # here, because numba is slow to load and only this device needs it
+        from . import trial
+        from .cpu import CpuKernels
+
+        fast = CpuKernels(device)
+        differs = trial.difference(fast, reference)
+    # there may be no numba, one for another numpy, no folder to write to, or a new processor
+    except Exception as error:
+        detail = " ".join(f"{type(error).__name__}: {error}".split())
+        return reference, f"the fast CPU kernels do not work ({detail}); training is slower"
+    if differs:
+        return reference, f"the fast CPU kernels are wrong here ({differs}); training is slower"
+    return fast, ""

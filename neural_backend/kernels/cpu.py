@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from . import cpu_loops
-from .interface import HashGrid, Samples
+from .interface import POOL, HashGrid, Samples
 from .reference import ReferenceKernels
 
 
@@ -138,10 +138,10 @@ class CpuKernels(ReferenceKernels):
         step: float,
         jitter: Tensor,
     ) -> Samples:
-        if occupied.shape[0] % cpu_loops.POOL or near.dtype != torch.float32:
+        if occupied.shape[0] % POOL or near.dtype != torch.float32:
             return super().march(origins, directions, near, far, occupied, step, jitter)
         cells = occupied.contiguous().numpy()
-        coarse = np.empty([size // cpu_loops.POOL for size in cells.shape], np.bool_)
+        coarse = np.empty([size // POOL for size in cells.shape], np.bool_)
         cpu_loops.coarsen(cells, coarse)
         start = near + jitter * step
         longest = float((far - start).max()) if len(near) else 0.0

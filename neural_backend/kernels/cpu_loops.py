@@ -6,9 +6,36 @@ every loop over samples runs in blocks that stay in the first cache.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pathlib
+import sys
+
 import numba
 import numpy as np
 from numba import prange
+
+from .interface import POOL
+
+
+def _keep_compiled() -> None:
+    """Have numba keep what it compiles in the user's cache: the extension may be read-only."""
+    home = pathlib.Path.home()
+    if sys.platform == "win32":
+        cache = pathlib.Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        cache = home / "Library" / "Caches"
+    else:
+        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    folder = cache / "neural_fields" / "numba"
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.access(folder, os.W_OK) and not numba.config.CACHE_DIR:
+        numba.config.CACHE_DIR = str(folder)
+
+
+# before the first loop; where there is no such folder, numba chooses
+with contextlib.suppress(OSError, RuntimeError):
+    _keep_compiled()
 
 _u32, _u64, _f32 = np.uint32, np.uint64, np.float32
 _ONE = _f32(1.0)
@@ -16,7 +43,6 @@ _BLOCK = 256  # samples: their features of one level and their coordinates fit t
 _RAYS = 64
 _NUMBERS, _GROUP = 16384, 32  # table numbers a thread takes at a time, and looks at together
 _TINY, _HUGE = _f32(1e-9), _f32(1e9)
-POOL = 4  # cells along the edge of a coarse cell, by which marching skips empty space
 _PER = _u32(POOL)
 
 _compiled = numba.njit(

@@ -12,6 +12,9 @@ from torch import Tensor
 # neighbours in memory
 _PRIMES = (1, 2_654_435_761, 805_459_861)
 
+POOL = 4
+"""Cells along the edge of a coarse cell, by which marching skips empty space."""
+
 
 @dataclasses.dataclass(frozen=True)
 class HashGrid:

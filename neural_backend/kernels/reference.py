@@ -8,10 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from .interface import HashGrid, Samples
-
-_POOL = 4
-"""Cells along the edge of a coarse cell, by which marching skips empty space."""
+from .interface import POOL, HashGrid, Samples
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -167,7 +164,7 @@ class ReferenceKernels:
         longest = float((far - start).max()) if len(near) else 0.0
         # First whole blocks of steps against a coarse grid, then the steps of what is left. A
         # coarse cell tells of its neighbours too, so a block may reach one cell to either side.
-        pool = _POOL if size % _POOL == 0 else 1
+        pool = POOL if size % POOL == 0 else 1
         coarse = _coarse(occupied, pool)
         block = max(int(2.0 * pool / size / step), 1)
         blocks = max(math.ceil(longest / (block * step)), 0)
@@ -206,9 +203,16 @@ class ReferenceKernels:
 
 def _coarse(occupied: Tensor, pool: int) -> Tensor:
     """[G / pool, ...] bool: whether a coarse cell or one of its neighbours holds anything."""
-    grid = occupied.to(torch.float32)[None, None]
-    grid = torch.nn.functional.max_pool3d(grid, pool)
-    return torch.nn.functional.max_pool3d(grid, 3, stride=1, padding=1)[0, 0] > 0.0
+    size = occupied.shape[0] // pool
+    # by hand, because not every torch can pool in three dimensions on mps
+    parts = occupied.reshape(size, pool, size, pool, size, pool)
+    coarse = parts.any(5).any(3).any(1)
+    for axis in range(3):
+        grown = coarse.clone()
+        grown.narrow(axis, 1, size - 1).logical_or_(coarse.narrow(axis, 0, size - 1))
+        grown.narrow(axis, 0, size - 1).logical_or_(coarse.narrow(axis, 1, size - 1))
+        coarse = grown
+    return coarse
 
 
 def _look_up(grid: Tensor, origins: Tensor, directions: Tensor, distance: Tensor) -> Tensor:

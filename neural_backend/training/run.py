@@ -22,12 +22,12 @@ from .. import config, devices, kernels, protocol
 from ..config import TrainingSettings
 from ..dataset import images, transforms
 from ..fields.encodings import settings_of_state
-from ..protocol import BadInput, Event, RunFolder
+from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
 from . import checkpoint, nerf, sdf
 from .leash import Leash
 from .loop import Training
-from .run_config import RunConfig, first_line, read_config, write_config
+from .run_config import RunConfig, read_config, write_config
 from .task import Task
 
 MODEL = (
@@ -200,6 +200,8 @@ def _train(
         state = _to_start_from(RunFolder(init), settings)
     torch.manual_seed(settings.seed)
     task = _task(settings_of_state(settings, state), source, device, emit)
+    if slow := kernels.why_not_fast(device):
+        emit(protocol.Warning(slow))
     try:
         if header is not None:
             task.load_state(state)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from .. import config, protocol
 from ..config import TrainingSettings
-from ..protocol import BadInput, RunFolder
+from ..protocol import BadInput, RunFolder, first_line
 
 VERSION = 1
 
@@ -98,8 +98,3 @@ def _similarity(value: Any) -> npt.NDArray[np.float64] | None:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, without the lines that follow."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,8 @@ def test_this_python_can_train(capsys):
     assert report["ok"] is True
     assert report["device"] in ("cpu", "cuda", "mps")
     assert report["kernels"]
-    assert set(report["packages"]) == set(doctor.NEEDED.values())
+    assert set(report["packages"]) == set((doctor.NEEDED | doctor.WANTED).values())
+    assert "warning" not in report
     assert doctor.run(as_json=False) == 0
     assert "torch" in capsys.readouterr().out
 
@@ -81,3 +82,29 @@ def test_without_torch_training_names_the_fix(monkeypatch, capsys, tmp_path):
     assert len(line.splitlines()) == 1
     assert "torch" in line
     assert "pip install" in line
+
+
+def test_without_numba_training_works_with_a_warning(monkeypatch):
+    from neural_backend import kernels
+
+    found = doctor._found
+    monkeypatch.setattr(doctor, "_found", lambda module: module != "numba" and found(module))
+    monkeypatch.setattr(kernels, "why_not_fast", lambda device: "no module")
+    report = doctor.examine()
+    assert report["ok"] is True
+    assert "numba" in report["warning"]
+    assert "pip install numba" in report["warning"]
+    assert "numba" not in report["packages"]
+
+
+def test_a_device_that_fails_is_no_traceback(monkeypatch):
+    from neural_backend import devices
+
+    def fail(device):
+        raise RuntimeError("no driver\nsecond line")
+
+    monkeypatch.setattr(devices, "name", fail)
+    report = doctor.examine()
+    assert report["ok"] is False
+    assert "no driver" in report["problem"]
+    assert "second" not in report["problem"]
