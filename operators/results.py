@@ -1,8 +1,10 @@
 """What comes back: the field's mesh and its image sequence."""
 
 import dataclasses
+import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import bpy
@@ -47,18 +49,23 @@ def sequence_steps(
     """Let the backend render the field from ``views``; returns the folder of the frames.
 
     The frames are ``0001.png`` and on; frames of an earlier sequence are replaced.
+
+    Raises:
+        BadInput: see ``require_no_strange_frames``; when the folder cannot be written to, or the
+            backend fails.
     """
     run = run_of(output)
+    require_no_strange_frames(output, len(views))
     folder = output / folders.SEQUENCE
-    names = [f"{index + 1:04d}.png" for index in range(len(views))]
+    names = _names(len(views))
     named = tuple(
         dataclasses.replace(view, file=name) for view, name in zip(views, names, strict=True)
     )
     cameras = output / folders.CAMERAS
     try:
         folder.mkdir(exist_ok=True)
-        for frame in folder.glob("[0-9][0-9][0-9][0-9]*.png"):
-            frame.unlink()
+        for name in _listed(cameras):
+            (folder / name).unlink(missing_ok=True)
         transforms.write_cameras(cameras, named)
     except OSError as error:
         raise BadInput(
@@ -73,6 +80,40 @@ def sequence_steps(
     log = protocol.RunFolder(output / folders.RUN).log
     yield from backend.run_steps(program, arguments, log, look, _GRACE)
     return folder
+
+
+def require_no_strange_frames(output: pathlib.Path, count: int) -> None:
+    """Make sure that a sequence of ``count`` frames replaces nothing but an earlier sequence's.
+
+    Raises:
+        BadInput: files of the frames' names stand there that no sequence of ours has written.
+    """
+    folder = output / folders.SEQUENCE
+    ours = set(_listed(output / folders.CAMERAS))
+    for name in _names(count):
+        if name not in ours and (folder / name).exists():
+            raise BadInput(
+                f"{folder}: holds {name}, which Neural Fields did not write and would replace; "
+                "choose another Output"
+            )
+
+
+def _names(count: int) -> list[str]:
+    return [f"{index + 1:04d}.png" for index in range(count)]
+
+
+def _listed(cameras: pathlib.Path) -> list[str]:
+    """The frames of the last sequence, in order: its cameras stand beside it."""
+    try:
+        content = json.loads(cameras.read_text(encoding="utf-8"))
+        names = [frame["file_path"] for frame in content["frames"]]
+        return sorted((name for name in names if re.fullmatch(r"\d{4,}\.png", name)), key=_number)
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _number(name: str) -> int:
+    return int(name.removesuffix(".png"))
 
 
 def sequence_views(
@@ -209,12 +250,13 @@ def _show_colours() -> None:
 
 
 def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
-    """Load the frames of a folder as one image-sequence data-block named ``name``.
+    """Load the frames that ``sequence_steps`` wrote as one image sequence named ``name``.
 
     Raises:
         BadInput: when there is no frame.
     """
-    frames = sorted(folder.glob("[0-9][0-9][0-9][0-9]*.png"))
+    listed = _listed(folder.parent / folders.CAMERAS)
+    frames = [folder / name for name in listed if (folder / name).is_file()]
     if not frames:
         raise BadInput(f"{folder}: holds no frames; render the sequence first")
     path = str(frames[0])
@@ -314,6 +356,7 @@ class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
         output = folders.existing_output(context.scene, self.output)
         run_of(output)
         views = sequence_views(context, settings)
+        require_no_strange_frames(output, len(views))
         program = yield from backend.check_steps()
         folder = yield from sequence_steps(program, output, views)
         image = import_sequence(folder, output.name)

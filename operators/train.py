@@ -171,6 +171,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         # what would fail after an hour of rendering must fail now
         if settings.result.sequence:
             views = results.sequence_views(context, settings)
+            results.require_no_strange_frames(output, len(views))
         program = yield from backend.check_steps()
         if self.resume:
             source = _trained_on(results.run_of(output), output)

@@ -193,12 +193,15 @@ def test_a_file_of_one_s_own(fake, start_scene, tmp_path) -> None:
 def test_the_sequence_arrives_as_one_image(fake, start_scene, output, no_renders) -> None:
     (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
     (output / "sequence").mkdir()
-    (output / "sequence" / "0009.png").write_bytes(fake.picture())
+    for name in ("0004.png", "0009.png"):
+        (output / "sequence" / name).write_bytes(fake.picture())
+    longer = {"frames": [{"file_path": "0009.png"}, {"file_path": "../run/config.json"}]}
+    (output / "sequence_cameras.json").write_text(json.dumps(longer))
     bpy.ops.wm.save_as_mainfile(filepath=str(output.parent / "scene.blend"))
     for _ in range(2):
         bpy.ops.neural_fields.render_sequence(output=str(output))
     names = [frame.name for frame in sorted((output / "sequence").iterdir())]
-    assert names == ["0001.png", "0002.png", "0003.png"], "frames of an older sequence are gone"
+    assert names == ["0001.png", "0002.png", "0003.png", "0004.png"], "the older sequence is gone"
     images = [image for image in bpy.data.images if image.source == "SEQUENCE"]
     assert [image.name for image in images] == ["the run"]
     assert images[0].filepath == "//the run/sequence/0001.png"
@@ -206,6 +209,19 @@ def test_the_sequence_arrives_as_one_image(fake, start_scene, output, no_renders
     bpy.ops.wm.save_mainfile()
     bpy.ops.wm.open_mainfile(filepath=bpy.data.filepath)
     assert "the run" in bpy.data.images, "an image without users survives a save"
+
+
+def test_a_person_s_own_frames_stay(fake, start_scene, output, no_renders) -> None:
+    (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+    own = output / "sequence" / "0002.png"
+    own.parent.mkdir()
+    own.write_bytes(b"a render of one's own")
+    line = r"sequence: holds 0002\.png, which Neural Fields did not write.*choose another Output"
+    for operator in (bpy.ops.neural_fields.render_sequence, bpy.ops.neural_fields.train):
+        with pytest.raises(RuntimeError, match=line):
+            operator(output=str(output))
+    assert own.read_bytes() == b"a render of one's own"
+    assert fake.commands == [], "found before anything is rendered"
 
 
 def test_a_sequence_needs_a_run(fake, start_scene, output, no_renders) -> None:
