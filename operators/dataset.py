@@ -23,6 +23,7 @@ from ..neural_backend.protocol import BadInput, write_json
 from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps
+from .place import Place, collection_of
 from .scratch import MARK, RESULT_MARK, Scratch
 from .stage import Stage
 
@@ -39,7 +40,7 @@ _LITTLE_SPACE = 1 << 20
 
 
 def export_steps(
-    context: bpy.types.Context,
+    context: bpy.types.Context | Place,
     rig: RigSettings,
     dataset: DatasetSettings,
     collection: bpy.types.Collection | None,
@@ -52,6 +53,7 @@ def export_steps(
     camera (in Cycles it still casts its shadows).
 
     Args:
+        context: whose scene and view layer are rendered; read before the first step ends.
         collection: the subject or the cameras, see ``rig.views_of_rig``.
         folder: made where it is not.
 
@@ -60,13 +62,14 @@ def export_steps(
             holds what is not an export's, or a render fails.
     """
     _require_idle()
+    collection_name = collection.name_full if collection else None
     store = _Store(pathlib.Path(folder))
     stage = Stage(context.scene, context.view_layer)
     watch = _Watch(stage)
     try:
         yield Status("Looking at the scene")
         with Scratch(stage.scene, stage.view_layer) as scratch:
-            plan = rigs.plan(context, scratch, rig, dataset, collection)
+            plan = rigs.plan(scratch, rig, dataset, collection_of(collection_name))
             _set_up(scratch.scene, dataset)
             hidden = plan.hidden if dataset.transparent else frozenset()
             content = _content(scratch.scene, plan, hidden)
@@ -199,16 +202,16 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
     _set_up(scene, dataset)
     scene.camera = stage.camera()
     for other in scene.view_layers:
-        stage.keep("use", place=("layer", other.name))
+        stage.keep("use", whose=("layer", other.name))
         other.use = other == layer
     for index, marker in enumerate(scene.timeline_markers):
         if marker.camera is not None:
             # it would take the place of the stage's camera
-            stage.keep("camera", place=("marker", index))
+            stage.keep("camera", whose=("marker", index))
             marker.camera = None
     for collection in bpy.data.collections:
         if collection.get(RESULT_MARK) is not None and not collection.hide_render:
-            stage.keep("hide_render", place=("collection", collection.name_full))
+            stage.keep("hide_render", whose=("collection", collection.name_full))
             collection.hide_render = True
     if hidden:
         _hide(stage, hidden)
@@ -248,7 +251,7 @@ def _hide(stage: Stage, hidden: frozenset[str]) -> None:
     items = [item for item in layer.objects if item.name_full in hidden]
     if scene.render.engine != "CYCLES":
         for item in items:
-            stage.keep("hide_render", place=("object", item.name_full))
+            stage.keep("hide_render", whose=("object", item.name_full))
             item.hide_render = True
         return
     # only Cycles knows objects that are not seen themselves, but by their shadows

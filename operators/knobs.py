@@ -11,6 +11,7 @@ import numpy as np
 
 from ..neural_backend import config
 from ..neural_backend.protocol import BadInput
+from . import place
 
 LABELS = {
     "kind": "Rig",
@@ -125,7 +126,12 @@ class Settings:
     dataset: config.DatasetSettings
     training: config.TrainingSettings
     result: config.ResultSettings
-    collection: bpy.types.Collection | None
+    collection_name: str | None
+
+    @property
+    def collection(self) -> bpy.types.Collection | None:
+        """The subject's or the cameras' collection. Raises BadInput when it is gone."""
+        return place.collection_of(self.collection_name)
 
 
 def settings_of(
@@ -151,7 +157,8 @@ def settings_of(
         problem = config.check(copies[name])
         if problem:
             raise BadInput(f"{name}: {problem}")
-    return Settings(**copies, collection=stored.rig.collection)
+    collection = stored.rig.collection
+    return Settings(**copies, collection_name=collection.name_full if collection else None)
 
 
 def _plain(knob: config.Knob, value: Any) -> Any:

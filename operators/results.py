@@ -15,6 +15,7 @@ from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, folders, glb, knobs, rig
 from .job import JobOperator, Status, Steps
+from .place import scene_of
 from .scratch import RESULT_MARK as MARK
 
 COLLECTION = "Neural Fields"
@@ -136,18 +137,6 @@ def sequence_views(
         settings.result.sequence_frames,
         settings.collection,
     )
-
-
-def scene_of(name: str) -> bpy.types.Scene:
-    """The scene that a job was started in: the person may look at another one by now.
-
-    Raises:
-        BadInput: when it is gone.
-    """
-    scene: bpy.types.Scene | None = bpy.data.scenes.get(name)
-    if scene is None:
-        raise BadInput(f"the scene {name} is gone: start again in another scene")
-    return scene
 
 
 def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:

@@ -80,11 +80,10 @@ def views_of_rig(
         BadInput: when nothing renders, there is no camera, or a camera is not perspective.
     """
     with Scratch(context.scene, context.view_layer) as scratch:
-        return plan(context, scratch, rig, dataset, collection).views
+        return plan(scratch, rig, dataset, collection).views
 
 
 def plan(
-    context: bpy.types.Context,
     scratch: Scratch,
     rig: RigSettings,
     dataset: DatasetSettings,
@@ -94,13 +93,16 @@ def plan(
     shots: tuple[Shot, ...] = ()
     generated = rig.kind in GENERATED
     if rig.kind == "camera_path":
-        frames = range(context.scene.frame_start, context.scene.frame_end + 1, rig.frame_step)
+        frames = range(scratch.source.frame_start, scratch.source.frame_end + 1, rig.frame_step)
         shots = _path_shots(scratch, frames, dataset)
         _require_motion(scratch.source, shots)
     elif not generated:
-        shots = _camera_shots(context, dataset, collection)
+        # evaluated as it stands: the scene need not be in any window
+        scratch.source_layer.update()
+        depsgraph = scratch.source_layer.depsgraph
+        shots = _camera_shots(scratch.source, depsgraph, dataset, collection)
     subject = rig.subject if generated else "scene"
-    names = geometry.names_of(subject, collection, context.view_layer)
+    names = geometry.names_of(subject, collection, scratch.source_layer)
 
     def look(depsgraph: bpy.types.Depsgraph) -> geometry.Survey:
         _require_no_simulation(depsgraph)
@@ -136,7 +138,8 @@ def preview_views(
     Of a camera path only some frames are evaluated.
     """
     if rig.kind == "cameras":
-        shots = _camera_shots(context, dataset, collection)
+        depsgraph = context.evaluated_depsgraph_get()
+        shots = _camera_shots(context.scene, depsgraph, dataset, collection)
         return with_files([shot.view for shot in shots], rig)
     if rig.kind == "camera_path":
         frames = range(context.scene.frame_start, context.scene.frame_end + 1, rig.frame_step)
@@ -467,18 +470,17 @@ def _path_shots(scratch: Scratch, frames: range, dataset: DatasetSettings) -> tu
 
 
 def _camera_shots(
-    context: bpy.types.Context,
+    scene: bpy.types.Scene,
+    depsgraph: bpy.types.Depsgraph,
     dataset: DatasetSettings,
     collection: bpy.types.Collection | None,
 ) -> tuple[Shot, ...]:
     """All cameras of the scene, or of a collection, where they stand now."""
-    scene = context.scene
     where = scene.objects if collection is None else collection.all_objects
     found = [item for item in where if item.type == "CAMERA"]
     if not found:
         place = "the scene" if collection is None else f"the collection {collection.name}"
         raise BadInput(f"{place} has no camera: add one, or choose another rig")
-    depsgraph = context.evaluated_depsgraph_get()
     return tuple(
         _shot(camera, depsgraph, scene.render, dataset)
         for camera in sorted(found, key=lambda item: _natural(item.name))
@@ -559,7 +561,7 @@ class NEURAL_FIELDS_OT_create_rig(bpy.types.Operator):
             if settings.rig.kind == "cameras":
                 raise BadInput("the rig is made of camera objects already: choose another kind")
             with Scratch(scene, context.view_layer) as scratch:
-                made = plan(context, scratch, settings.rig, settings.dataset, settings.collection)
+                made = plan(scratch, settings.rig, settings.dataset, settings.collection)
         except BadInput as error:
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}

@@ -25,7 +25,7 @@ class Scratch:
     """A scene's copy with one view layer and a camera of its own; ``close`` removes it.
 
     Attributes:
-        source: what was copied.
+        source, source_layer: what was copied.
         scene: the copy.
         view_layer: its only one.
     """
@@ -34,7 +34,7 @@ class Scratch:
         self._token = uuid.uuid4().hex
         live.add(self._token)
         sweep()
-        self.source = scene
+        self.source, self.source_layer = scene, view_layer
         self.scene = self._copy(scene, view_layer.name)
         self.view_layer = self.scene.view_layers[0]
 

@@ -17,13 +17,13 @@ from typing import Any
 import bpy
 from bpy.app.handlers import persistent
 
-from ..neural_backend.protocol import BadInput
 from . import scratch
+from .place import Place
 
 BEFORE = "neural_fields_before"
 _NAME = "Neural Fields (rendering)"
 
-Place = tuple[Any, ...]
+Whose = tuple[Any, ...]
 
 _in_use: set[str] = set()
 
@@ -35,23 +35,18 @@ class Stage:
     """
 
     def __init__(self, scene: bpy.types.Scene, view_layer: bpy.types.ViewLayer):
-        self._scene = scene.name
-        self._layer = view_layer.name
+        self._place = Place(scene.name, view_layer.name)
         self._token = uuid.uuid4().hex
         scratch.live.add(self._token)
-        _in_use.add(self._scene)
+        _in_use.add(self._place.scene_name)
 
     @property
     def scene(self) -> bpy.types.Scene:
-        scene: bpy.types.Scene | None = bpy.data.scenes.get(self._scene)
-        if scene is None:
-            raise BadInput(f"the scene {self._scene} is gone: start again in another scene")
-        return scene
+        return self._place.scene
 
     @property
     def view_layer(self) -> bpy.types.ViewLayer:
-        layers = self.scene.view_layers
-        return layers.get(self._layer) or layers[0]
+        return self._place.view_layer
 
     def camera(self) -> bpy.types.Object:
         """The scene's camera for now; its parent is an empty at the origin (``cameras.apply``)."""
@@ -75,17 +70,17 @@ class Stage:
         """The data-block that ``own`` has marked, or None."""
         return next((item for item in blocks if item.get(scratch.MARK) == self._token), None)
 
-    def keep(self, *paths: str, place: Place = ("scene",)) -> None:
+    def keep(self, *paths: str, whose: Whose = ("scene",)) -> None:
         """Remember settings that are about to be changed; what is kept already is not kept anew.
 
         Args:
             paths: of properties, such as ``render.film_transparent``.
-            place: whose they are: the scene's, ``("layer", name)``, ``("marker", index)``,
+            whose: whose they are: the scene's, ``("layer", name)``, ``("marker", index)``,
                 ``("object", full name)`` or ``("collection", full name)``.
         """
         scene = self.scene
         before = json.loads(scene.get(BEFORE, "{}"))
-        new = [key for key in (json.dumps([*place, path]) for path in paths) if key not in before]
+        new = [key for key in (json.dumps([*whose, path]) for path in paths) if key not in before]
         for key in new:
             owner, attribute = _resolve(scene, key)
             # Blender has some of them only from a version on
@@ -98,7 +93,7 @@ class Stage:
 
     def close(self) -> None:
         """Put everything back. Raises nothing where the scene or parts of it are gone."""
-        _in_use.discard(self._scene)
+        _in_use.discard(self._place.scene_name)
         scratch.live.discard(self._token)
         heal()
         scratch.sweep()

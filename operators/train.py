@@ -11,6 +11,7 @@ from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, dataset, folders, geometry, knobs, results
 from .job import JobOperator, Status, Steps
+from .place import Place, place_of
 from .scratch import Scratch
 
 _ARGUMENTS = {
@@ -164,7 +165,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     )
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
-        scene = context.scene.name
+        place = place_of(context)
         settings = knobs.settings_of(context.scene, self._overrides())
         output = folders.output_folder(context.scene, self.output)
         views: tuple[transforms.View, ...] = ()
@@ -173,21 +174,22 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
             views = results.sequence_views(context, settings)
             results.require_no_strange_frames(output, len(views))
         program = yield from backend.check_steps()
+        # the context may be another one from here on
         if self.resume:
             source = _trained_on(results.run_of(output), output)
         elif settings.training.field == "sdf":
-            source = yield from _geometry_steps(context, settings, output)
+            source = yield from _geometry_steps(place, settings, output)
         else:
             folder = output / folders.DATASET
             exported = yield from dataset.export_steps(
-                context, settings.rig, settings.dataset, settings.collection, folder
+                place, settings.rig, settings.dataset, settings.collection, folder
             )
             source = exported.folder
         done = yield from training_steps(program, source, output, settings.training, self.resume)
         brought = []
         if settings.result.mesh:
             file = yield from results.mesh_steps(program, output, settings.result.mesh_resolution)
-            mesh = results.import_mesh(results.scene_of(scene), file, output.name)
+            mesh = results.import_mesh(place.scene, file, output.name)
             brought.append(f"mesh {mesh.name}")
         if settings.result.sequence:
             folder = yield from results.sequence_steps(program, output, views)
@@ -220,7 +222,7 @@ def _trained_on(run: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
 
 
 def _geometry_steps(
-    context: bpy.types.Context, settings: knobs.Settings, output: pathlib.Path
+    place: Place, settings: knobs.Settings, output: pathlib.Path
 ) -> Steps[pathlib.Path]:
     file = output / folders.DATASET / folders.GEOMETRY
     yield Status("Writing the geometry")
@@ -234,7 +236,7 @@ def _geometry_steps(
     def write(depsgraph: bpy.types.Depsgraph) -> None:
         geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)
 
-    with Scratch(context.scene, context.view_layer) as scratch:
+    with Scratch(place.scene, place.view_layer) as scratch:
         geometry.evaluated(scratch, write)
     return file
 

@@ -342,7 +342,7 @@ def test_clip_range_holds_the_scene(scene) -> None:
     scene.objects["Suzanne"].select_set(True)
     settings = RigSettings(views=5, subject="selection")
     with rig.Scratch(scene, bpy.context.view_layer) as scratch:
-        plan = rig.plan(bpy.context, scratch, settings, DatasetSettings(), None)
+        plan = rig.plan(scratch, settings, DatasetSettings(), None)
     assert plan.hidden == {"Cube"}
     assert np.ptp(plan.bounds, axis=0).max() < 0.01
     for shot in plan.shots:

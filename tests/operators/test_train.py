@@ -203,6 +203,57 @@ def test_the_mesh_goes_where_the_training_was_started(fake, start_scene, output)
         results.scene_of("Gone")
 
 
+@pytest.mark.parametrize("field", ["nerf", "sdf"])
+def test_the_scene_that_is_trained_is_the_one_that_was_clicked(
+    fake, start_scene, output, monkeypatch, field
+) -> None:
+    other = bpy.data.scenes.new("Other")
+    start_scene.render.engine = "CYCLES"
+    start_scene.neural_fields.dataset.samples = 1
+    rig = start_scene.neural_fields.rig
+    rig.subject, rig.collection = "collection", bpy.data.objects["Cube"].users_collection[0]
+    check = backend.check_steps
+
+    def check_steps():
+        program = yield from check()
+        bpy.context.window.scene = other
+        return program
+
+    monkeypatch.setattr(backend, "check_steps", check_steps)
+    bpy.ops.neural_fields.train(
+        output=str(output), views=3, resolution=8, field=field, results={"MESH"}
+    )
+    assert bpy.context.scene == other, "the test has not switched"
+    assert "a rün" in start_scene.objects
+    assert not other.objects
+
+
+def test_what_goes_while_the_backend_is_checked(fake, start_scene, output, monkeypatch) -> None:
+    settings = start_scene.neural_fields
+    subject = bpy.data.collections.new("Subject")
+    settings.rig.subject, settings.rig.collection = "collection", subject
+    scene = bpy.data.scenes.new("Kept")
+    gone = iter(
+        [
+            lambda: bpy.data.collections.remove(subject),
+            lambda: bpy.data.scenes.remove(start_scene),
+        ]
+    )
+    check = backend.check_steps
+
+    def check_steps():
+        program = yield from check()
+        next(gone)()
+        return program
+
+    monkeypatch.setattr(backend, "check_steps", check_steps)
+    with pytest.raises(RuntimeError, match="the collection Subject is gone: choose another"):
+        bpy.ops.neural_fields.train(output=str(output), results=set())
+    with pytest.raises(RuntimeError, match="the scene Scene is gone: start again in another"):
+        bpy.ops.neural_fields.train(output=str(output), results=set())
+    assert scene.name == "Kept"
+
+
 def test_a_generated_rig_s_sequence_needs_something_to_orbit(fake, start_scene, output) -> None:
     for item in list(start_scene.objects):
         bpy.data.objects.remove(item)
