@@ -24,7 +24,7 @@ from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps
 from .place import Place, collection_of
-from .scratch import MARK, RESULT_MARK, Scratch
+from .scratch import MARK, RESULT_MARK, Scratch, results_of
 from .stage import Stage
 
 IMAGES = "images"
@@ -213,6 +213,10 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
         if collection.get(RESULT_MARK) is not None and not collection.hide_render:
             stage.keep("hide_render", whose=("collection", collection.name_full))
             collection.hide_render = True
+    for item in results_of(scene.objects):
+        if not item.hide_render:
+            stage.keep("hide_render", whose=("object", item.name_full))
+            item.hide_render = True
     if hidden:
         _hide(stage, hidden)
 

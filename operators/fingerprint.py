@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import bpy
+import numpy as np
 
 from .scratch import RESULT_MARK
 
@@ -148,7 +149,11 @@ def _image(image: bpy.types.Image) -> Iterator[str]:
         return
     yield f"{image.source} {_plain(image.size)} {image.alpha_mode} {image.colorspace_settings.name}"
     yield f"{image.generated_type} {_plain(image.generated_color)}"
-    yield f"dirty {image.is_dirty}"
+    if image.is_dirty:  # painted on, and in no file yet
+        stored: Any = image.pixels
+        pixels = np.empty(len(stored), dtype=np.float32)
+        stored.foreach_get(pixels)
+        yield f"painted {hashlib.blake2b(pixels.data, digest_size=16).hexdigest()}"
     if image.packed_file is not None:
         yield f"packed {image.packed_file.size}"
     path = bpy.path.abspath(image.filepath, library=image.library)

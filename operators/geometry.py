@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..neural_backend.protocol import BadInput, write_whole
-from .scratch import RESULT_MARK, Scratch
+from .scratch import RESULT_MARK, Scratch, results_of
 
 Points = npt.NDArray[np.float64]
 T = TypeVar("T")
@@ -350,12 +350,13 @@ def _instances(
     """Everything with a shape that a camera would see."""
     known: dict[Any, Local | None] = {}
     hidden = set() if depsgraph.mode == "RENDER" else _hidden_from_render(depsgraph)
-    results = {
+    results = {item.name_full for item in results_of(bpy.data.objects)}
+    results.update(
         item.name_full
         for collection in bpy.data.collections
         if collection.get(RESULT_MARK) is not None
         for item in collection.all_objects
-    }
+    )
     for instance in depsgraph.object_instances:
         item = instance.object
         if item is None or item.type not in _GEOMETRY or item.data is None:

@@ -17,6 +17,7 @@ from . import backend, folders, glb, knobs, rig
 from .job import JobOperator, Status, Steps
 from .place import scene_of
 from .scratch import RESULT_MARK as MARK
+from .scratch import results_of
 
 COLLECTION = "Neural Fields"
 COLOUR = "Color"
@@ -143,19 +144,20 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
     """Bring a mesh that the backend wrote into a scene, where its vertices say.
 
     The object is named ``name`` and stands in the scene's collection "Neural Fields". Where an
-    earlier import of the same name is, its mesh is replaced and its placement kept.
+    earlier import of the same name is, in whatever collection by now, its mesh is replaced and its
+    placement kept.
 
     Raises:
         BadInput: the file is absent or damaged.
     """
     triangles = glb.read(file)
     mesh = _mesh(triangles, name)
-    collection = _collection(scene)
-    found = next((item for item in collection.objects if item.get(MARK) == name), None)
+    earlier = (item for item in results_of(scene.objects) if item[MARK] == name)
+    found = next((item for item in earlier if item.type == "MESH"), None)
     if found is None:
         found = bpy.data.objects.new(name, mesh)
         found[MARK] = name
-        collection.objects.link(found)
+        _collection(scene).objects.link(found)
     else:
         old: Any = found.data
         found.data = mesh
@@ -229,13 +231,20 @@ def _collection(scene: bpy.types.Scene) -> bpy.types.Collection:
 
 
 def _show_colours() -> None:
-    """Let the solid view show colour attributes, in the windows that are open."""
+    """Let solid views show colour attributes, in the windows that are open.
+
+    Only those whose colour is Material, the default: another one was chosen. It stays so, for the
+    mesh has no other colours to show; Solid's Color menu sets it back.
+    """
     if bpy.app.background:
         return
     for window in bpy.context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type == "VIEW_3D" and area.spaces.active.shading.type == "SOLID":
-                area.spaces.active.shading.color_type = "VERTEX"
+            if area.type != "VIEW_3D":
+                continue
+            shading = area.spaces.active.shading
+            if shading.type == "SOLID" and shading.color_type == "MATERIAL":
+                shading.color_type = "VERTEX"
 
 
 def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:

@@ -7,6 +7,7 @@ person's own scene. It lives for one step of a job at most.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import bpy
@@ -57,6 +58,9 @@ class Scratch:
                 scene.view_layers.remove(other)
         scene.view_layers[0].use = True
         _exclude_results(scene.view_layers[0].layer_collection)
+        # in other collections, which are shared, they are left out by their mark (``geometry``)
+        for item in results_of(scene.collection.objects):
+            scene.collection.objects.unlink(item)
         # an animated setting would win over what is set here
         scene.animation_data_clear()
         # a marker's camera would take the place of the copy's own
@@ -70,6 +74,11 @@ class Scratch:
         scene.camera[MARK] = data[MARK] = self._token
         scene.collection.objects.link(scene.camera)
         return scene
+
+
+def results_of(objects: Iterable[bpy.types.Object]) -> list[bpy.types.Object]:
+    """Those that an earlier run brought back, in whatever collection they stand by now."""
+    return [item for item in objects if item.get(RESULT_MARK) is not None]
 
 
 def _exclude_results(layer: bpy.types.LayerCollection) -> None:

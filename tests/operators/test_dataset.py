@@ -16,6 +16,7 @@ from neural_fields.neural_backend.config import DatasetSettings, RigSettings  # 
 from neural_fields.neural_backend.dataset import transforms  # noqa: E402
 from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
 from neural_fields.operators import dataset, job, stage  # noqa: E402
+from neural_fields.operators.scratch import RESULT_MARK  # noqa: E402
 
 SMALL = DatasetSettings(resolution=24, samples=1)
 FOUR = RigSettings(kind="hemisphere", views=4)
@@ -498,6 +499,37 @@ def test_camera_path_shows_one_moment(cube, scene, tmp_path: pathlib.Path) -> No
         image = pixels(tmp_path / view.file)
         assert image.shape == (12, 24, 4)
         assert image[6, 12, 3] == 1.0
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_an_earlier_result_is_not_seen(cube, scene, tmp_path: pathlib.Path, marked) -> None:
+    """Around the subject, in a collection of the person's own."""
+    wall = bpy.data.objects.new("the run", bpy.data.meshes.new("wall"))
+    corners = [(3 + x, 1 + y, 1.5) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    wall.data.from_pydata(corners, [], [(0, 1, 2, 3)])
+    scene.collection.objects.link(wall)
+    if marked:
+        wall[RESULT_MARK] = "the run"
+    above = RigSettings(kind="orbit", rings=1, lowest=1.5, highest=1.5, views=3)
+    before = everything()
+    result = export(tmp_path, above)
+    assert everything() == before
+    centre = pixels(tmp_path / result.views[0].file)[12, 12]
+    assert (centre[0] > 0.9) == marked, "the cube shines red, the wall is dark"
+
+
+def test_painting_renders_anew(cube, tmp_path: pathlib.Path) -> None:
+    image = bpy.data.images.new("painted", 2, 2)
+    nodes = cube.active_material.node_tree.nodes
+    nodes.new("ShaderNodeTexImage").image = image
+    rendered = []
+    for value in (0.2, 0.4, 0.4):
+        image.pixels.foreach_set(np.full(16, value, dtype=np.float32))
+        assert image.is_dirty
+        export(tmp_path)
+        rendered.append(times(tmp_path))
+    assert rendered[0] != rendered[1], "painted on"
+    assert rendered[1] == rendered[2], "as it was"
 
 
 def test_a_simulation_in_the_middle_is_refused(cube, scene, tmp_path: pathlib.Path) -> None:

@@ -192,6 +192,20 @@ def test_results_of_an_earlier_run_are_no_subject(scene) -> None:
     assert geometry.bounds_of(depsgraph, "scene") == box([-1] * 3, [1] * 3)
 
 
+def test_a_result_in_another_collection_is_no_subject(scene) -> None:
+    cube()
+    cube((5.0, 0.0, 0.0))[RESULT_MARK] = "run"
+    own = bpy.data.collections.new("Neural Fields")  # the person's, unmarked
+    scene.collection.children.link(own)
+    moved = cube((0.0, 5.0, 0.0))
+    moved[RESULT_MARK] = "run"
+    scene.collection.objects.unlink(moved)
+    own.objects.link(moved)
+    assert bounds() == box([-1] * 3, [1] * 3)
+    assert moved.name in scene.objects
+    assert len(scene.collection.objects) == 2
+
+
 def piece(name: str, low, high) -> geometry.Piece:
     return geometry.Piece(name, True, np.array([low, high], dtype=float))
 

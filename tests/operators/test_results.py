@@ -143,6 +143,18 @@ def test_a_second_import_replaces_the_first(fake, start_scene, output) -> None:
     assert mesh.location.x == 5.0, "where the person moved it, it stays"
 
 
+def test_a_moved_mesh_is_replaced_where_it_is(fake, start_scene, output) -> None:
+    fake.write_glb(output / "mesh.glb")
+    bpy.ops.neural_fields.import_mesh(output=str(output))
+    mesh = bpy.data.objects["the run"]
+    bpy.data.collections["Neural Fields"].objects.unlink(mesh)
+    start_scene.collection.objects.link(mesh)
+    before = counts()
+    bpy.ops.neural_fields.import_mesh(output=str(output))
+    assert counts() == before
+    assert [collection.name for collection in mesh.users_collection] == ["Scene Collection"]
+
+
 def test_a_person_s_own_object_of_that_name_stays(fake, start_scene, output) -> None:
     own = bpy.data.objects["Cube"]
     own.name = "the run"
