@@ -78,11 +78,17 @@ def from_density(
         occupied: [G, G, G] bool, indexed x, y, z: the cells outside of which it is not asked.
     """
     size = len(occupied)
-    grid = occupied.float()[None, None]
+    grid = occupied.float()
 
     def may_hold(centres: torch.Tensor, half_edge: float) -> torch.Tensor:
-        reach = math.ceil(half_edge * size)
-        held = torch.nn.functional.max_pool3d(grid, 2 * reach + 1, stride=1, padding=reach)[0, 0]
+        reach = min(math.ceil(half_edge * size), size - 1)
+        held = grid
+        for axis in range(3):  # one after the other: a cube's cells at once take for ever
+            rows = held.transpose(axis, 2)
+            pooled = torch.nn.functional.max_pool1d(
+                rows.reshape(1, size * size, size), 2 * reach + 1, stride=1, padding=reach
+            )
+            held = pooled.view(size, size, size).transpose(axis, 2)
         cell = (centres * size).long().clamp(0, size - 1)
         return held[cell[:, 0], cell[:, 1], cell[:, 2]] > 0.0
 

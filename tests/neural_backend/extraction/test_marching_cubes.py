@@ -1,5 +1,7 @@
 """Marching cubes on fields whose surface is known."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -144,3 +146,24 @@ def test_what_no_light_reaches_has_no_surface():
     # all but the mouth of the pore
     assert np.mean(radius > 0.28) > 0.98
     assert trimesh.Trimesh(vertices, faces, process=False).is_watertight
+
+
+def test_a_coarse_mesh_of_a_fine_grid_takes_no_time():
+    occupied = torch.zeros(128, 128, 128, dtype=torch.bool)
+    occupied[30:90, 40:80, 50:70] = True
+    volume = from_density(lambda points: torch.full_like(points[:, 0], 100.0), occupied, CPU)
+    before = time.perf_counter()
+    vertices, _ = marching_cubes.extract(volume, 8)
+    assert time.perf_counter() - before < 2.0
+    assert vertices.min(axis=0) == pytest.approx([30 / 128, 40 / 128, 50 / 128], abs=0.06)
+
+
+@pytest.mark.parametrize("half_edge", [0.004, 0.03, 0.09])
+def test_what_may_hold_the_surface_is_all_within_reach(half_edge):
+    occupied = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.001
+    volume = from_density(lambda points: torch.ones_like(points[:, 0]), occupied, CPU)
+    centres = torch.rand(500, 3, generator=torch.Generator().manual_seed(1))
+    reach = np.ceil(half_edge * 32)
+    cells = torch.floor(centres * 32)
+    apart = (cells[:, None] - occupied.nonzero()).abs().amax(-1).amin(1)
+    assert torch.equal(volume.may_hold(centres, half_edge), apart <= reach)
