@@ -59,7 +59,7 @@ def read_image(path: pathlib.Path) -> Pixels:
     """[H, W, 4] an image as sRGB with straight alpha; opaque where it has no alpha.
 
     Images of 16 bits a channel are rounded to 8; EXR and other images of floats are taken as
-    linear light.
+    linear light, and EXR's colours as premultiplied.
 
     Raises:
         BadInput: it cannot be read, or holds NaN or infinity.
@@ -81,6 +81,10 @@ def read_image(path: pathlib.Path) -> Pixels:
     if not np.isfinite(pixels).all():
         raise BadInput(f"{path}: holds NaN or infinite pixels; render this view again")
     pixels = _rgba(pixels, 1.0)
+    if path.suffix.lower() == ".exr":
+        # by OpenEXR's convention colours are premultiplied
+        alpha = pixels[..., 3:]
+        pixels[..., :3] /= np.where(alpha > 0.0, alpha, 1.0)
     pixels[..., :3] = srgb_from_linear(pixels[..., :3])
     return np.round(255.0 * np.clip(pixels, 0.0, 1.0)).astype(np.uint8)
 

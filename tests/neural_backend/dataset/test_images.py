@@ -50,6 +50,17 @@ def test_linear_light_becomes_srgb(tmp_path):
     assert images.image_size(tmp_path / "a.exr") == (5, 1)
 
 
+def test_premultiplied_exr_becomes_straight(tmp_path):
+    colour, alpha = np.array([[0.5, 0.25, 0.0, 0.0]]), np.array([[1.0, 0.5, 0.5, 0.0]])
+    channels = {"R": colour, "G": colour, "B": colour, "A": alpha}
+    write_exr(
+        tmp_path / "a.exr", {name: each.astype(np.float32) for name, each in channels.items()}
+    )
+    image = images.read_image(tmp_path / "a.exr")
+    assert image[0, :, 0].tolist() == [188, 188, 0, 0]
+    assert image[0, :, 3].tolist() == [255, 128, 128, 0]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_nan_pixels_are_named(tmp_path, value):
     pixels = np.ones((4, 4), np.float32)
