@@ -57,7 +57,14 @@ def evaluate(run_folder: str, split: Split, views: int) -> dict[str, float | Non
         dataset = transforms.read(run.source, images.image_size)
         with progress.CountingBar("evaluating") as bar:
             scores = evaluate_views(
-                run.field, run.grid, run.kernels, dataset, split, views or None, bar
+                run.field,
+                run.grid,
+                run.kernels,
+                dataset,
+                run.field_from_world,
+                split,
+                views or None,
+                bar,
             )
         return {
             name: value if np.isfinite(value) else None

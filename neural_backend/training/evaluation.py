@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from skimage.metrics import structural_similarity
 
@@ -43,6 +44,7 @@ def evaluate_views(
     grid: OccupancyGrid,
     kernels: Kernels,
     dataset: Dataset,
+    field_from_world: npt.NDArray[np.float64],
     split: Split = "test",
     count: int | None = None,
     report: Callable[[int, int], None] = lambda done, of: None,
@@ -50,6 +52,7 @@ def evaluate_views(
     """Render a split's views and compare them with its images.
 
     Args:
+        field_from_world: [4, 4] that the field was trained with.
         count: at most so many views, evenly spread; all where None.
         report: called after each view with the number done and the number of all.
 
@@ -67,7 +70,7 @@ def evaluate_views(
             grid,
             view.intrinsics,
             view.world_from_camera,
-            dataset.field_from_world,
+            field_from_world,
             kernels,
         )[..., :3]
         rendered = rendered.cpu().numpy().astype(np.float64)

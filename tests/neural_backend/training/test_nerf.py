@@ -109,7 +109,7 @@ def test_learns_a_ball(scene, changes, psnr):
     before = trained.validate()
     train(trained, 100)
     field, grid, kernels = load_field(settings, trained.state(), CPU)
-    scores = evaluation.evaluate_views(field, grid, kernels, scene, "test")
+    scores = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "test")
     assert scores.views == 2
     assert scores.psnr > psnr
     assert scores.psnr > before + 6
@@ -166,6 +166,20 @@ def test_a_resumed_run_goes_on_exactly(scene, monkeypatch):
         assert torch.equal(value, expected[name]), name
 
 
+def test_a_run_of_another_kind_of_device_goes_on(scene, monkeypatch):
+    first = task(scene)
+    train(first, 3)
+    state = first.state()
+    monkeypatch.setattr(nerf, "RESOLUTION", 64)
+    state["training.generator"] = torch.zeros(16, dtype=torch.uint8)
+    second, third = task(scene), task(scene)
+    for each in (second, third):
+        each.load_state({name: value.clone() for name, value in state.items()})
+    assert second.grid.occupied.shape == (32, 32, 32)
+    assert train(second, 20) == train(third, 20)
+    second.grid.update(second.field.density, 100, torch.Generator())
+
+
 def test_a_state_before_the_first_step_can_be_loaded(scene):
     task(scene).load_state(task(scene).state())
 
@@ -214,7 +228,7 @@ def test_nothing_to_evaluate(scene):
     only = dataclasses.replace(scene, views=scene.split("train"))
     field, grid, kernels = load_field(SMALL, task(scene).state(), CPU)
     with pytest.raises(BadInput, match="no test views"):
-        evaluation.evaluate_views(field, grid, kernels, only)
+        evaluation.evaluate_views(field, grid, kernels, only, only.field_from_world)
 
 
 def test_without_held_out_views_there_is_a_preview_but_no_psnr(scene):
