@@ -94,15 +94,17 @@ class OccupancyGrid:
         return {"possible": self.possible, "density": self.density, "step": step}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take up ``state()``.
+        """Take up ``state()``, which may have another resolution: devices differ in theirs.
 
         Raises:
             KeyError: something is missing.
-            ValueError: the shapes do not fit.
+            ValueError: it is no grid.
         """
         device = self.density.device
-        if state["density"].shape != self.density.shape:
-            raise ValueError("the occupancy grid has another resolution")
+        shape = state["density"].shape
+        if shape != state["possible"].shape or shape != shape[:1] * 3 or shape[0] == 0:
+            raise ValueError("the occupancy grid is not a cube")
+        self._size = shape[0]
         self.step = float(state["step"])
         self.possible = state["possible"].to(device)
         self.density = state["density"].to(device)

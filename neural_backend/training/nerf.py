@@ -21,7 +21,7 @@ from ..rendering import volume
 from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, full_grid, visual_hull
 from ..sampling.rays import Cameras
 from . import optimiser
-from .task import Step
+from .task import Step, field_state, part, restore
 
 HASH_RATE = 2e-2
 FOURIER_RATE = 5e-4
@@ -88,7 +88,7 @@ class NerfTask:
         self.field = RadianceField(settings, self._kernels).to(device)
         self._bounds = torch.from_numpy(
             dataset.bounds @ self.field_from_world[:3, :3].T + self.field_from_world[:3, 3]
-        )
+        ).float()  # mps has no doubles
         self.grid = self._first_grid()
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         hashed = settings.encoding == "hash"
@@ -191,8 +191,8 @@ class NerfTask:
         optimiser.load_state(self._optimiser, state)
         if self._table_optimiser is not None:
             self._table_optimiser.load_state(state)
-        self._generator.set_state(state["training.generator"])
         self._steps, self._rays = state["training.counters"].tolist()
+        restore(self._generator, state["training.generator"], self._settings.seed, self._steps)
 
     def validate(self) -> float | None:
         """PSNR over always the same pixels of a few held-out views, on white, decibels."""
@@ -251,21 +251,8 @@ def step_length(cameras: Cameras) -> float:
 
 
 def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -> None:
-    prefix, grid_prefix = "field.", "field.grid."
-    grid.load_state(
-        {
-            name.removeprefix(grid_prefix): value
-            for name, value in state.items()
-            if name.startswith(grid_prefix)
-        }
-    )
-    field.load_state_dict(
-        {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix) and not name.startswith(grid_prefix)
-        }
-    )
+    grid.load_state(part(state, "field.grid."))
+    field.load_state_dict(field_state(state))
 
 
 def load_field(

@@ -28,7 +28,7 @@ from . import checkpoint, nerf, sdf
 from .leash import Leash
 from .loop import Training
 from .run_config import RunConfig, read_config, write_config
-from .task import Task
+from .task import Task, field_state
 
 MODEL = (
     "field",
@@ -173,7 +173,7 @@ def told_if_out_of_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         on_device = isinstance(error, torch.cuda.OutOfMemoryError) or "MPS backend out of" in text
-        if on_device or isinstance(error, MemoryError) or "can't allocate memory" in text:
+        if on_device or isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
             where = "the device's memory" if on_device else "the memory"
             raise BadInput(
                 f"{where} is full; lower --batch or --log2-table-size (train), --resolution "
@@ -346,15 +346,6 @@ def _interrupts_pull(leash: Leash) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def field_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The field's own weights out of a checkpoint's tensors."""
-    return {
-        name.removeprefix("field."): value
-        for name, value in state.items()
-        if name.startswith("field.") and not name.startswith("field.grid.")
-    }
-
-
 def _check_size(settings: TrainingSettings, state: dict[str, torch.Tensor]) -> None:
     """Make sure that no field is built which is much larger than what the checkpoint holds.
 
@@ -400,7 +391,7 @@ class OpenRun:
 
 
 def open_run(path: str | os.PathLike[str]) -> OpenRun:
-    """Open a run with its trained field, on the best device there is.
+    """Open a run with its trained field, on its device, or on the best there is without that.
 
     Raises:
         BadInput: it is no run, has no checkpoint, or a file of it is damaged.
@@ -408,7 +399,10 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
     run = RunFolder(path)
     opened = read_config(run)
     state, header = checkpoint.load(run.checkpoint)
-    device = devices.choose("auto")
+    try:
+        device = devices.choose(opened.settings.device)
+    except BadInput:  # the run may come from another machine
+        device = devices.choose("auto")
     grid: OccupancyGrid | None = None
     try:
         _check_size(opened.settings, state)

@@ -19,7 +19,7 @@ from ..protocol import Event, Warning
 from ..rendering import sphere_tracing
 from ..sampling.surface import MeshDistance, SurfaceSampler, logistic
 from . import optimiser
-from .task import Step
+from .task import Step, field_state, restore
 
 _CPU_BATCH, _CPU_FOURIER_BATCH, _GPU_BATCH = 1 << 13, 1 << 11, 1 << 18
 _CPU_POOL, _GPU_POOL = 1 << 18, 1 << 20
@@ -94,6 +94,7 @@ class SdfTask:
             emit(Warning(message))
         self.field_from_world = reference.field_from_world
         self._distance = reference.distance
+        self._settings = settings
         self._device = device
         self.field = SignedDistanceField(settings, kernels.choose(device)).to(device)
         self._sampler = SurfaceSampler(reference.vertices, reference.faces, device)
@@ -104,10 +105,10 @@ class SdfTask:
         on_cpu_batch = _CPU_BATCH if hashed else _CPU_FOURIER_BATCH
         self._batch = settings.batch or (on_cpu_batch if on_cpu else _GPU_BATCH)
         self._pool, self._pool_distance = self._measure(_CPU_POOL if on_cpu else _GPU_POOL)
-        self._next = 0
+        self._steps = 0
         self._rate = settings.learning_rate or (_HASH_RATE if hashed else _FOURIER_RATE)
         self._optimiser = torch.optim.Adam(
-            self.field.parameters(), lr=self._rate, betas=(0.9, 0.99), eps=1e-15
+            self.field.parameters(), lr=self._rate, betas=optimiser.BETAS, eps=optimiser.EPSILON
         )
 
     def _measure(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,10 +126,10 @@ class SdfTask:
 
     def _refresh(self) -> None:
         points, distance = self._measure(_FRESH)
-        end = self._next + _FRESH
-        self._pool[self._next : end] = points
-        self._pool_distance[self._next : end] = distance
-        self._next = end % len(self._pool)
+        begin = self._steps * _FRESH % len(self._pool)
+        self._pool[begin : begin + _FRESH] = points
+        self._pool_distance[begin : begin + _FRESH] = distance
+        self._steps += 1
 
     def step(self, progress: float) -> Step:
         self._refresh()
@@ -150,12 +151,27 @@ class SdfTask:
         return Step(loss.detach(), len(points))
 
     def state(self) -> dict[str, torch.Tensor]:
-        field = {f"field.{name}": value for name, value in self.field.state_dict().items()}
-        return field | optimiser.state_of(self._optimiser)
+        state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        state |= optimiser.state_of(self._optimiser)
+        state["training.generator"] = self._generator.get_state()
+        state["training.host_generator"] = self._host_generator.get_state()
+        state["training.steps"] = torch.tensor(self._steps)
+        state["training.pool"] = self._pool
+        state["training.pool_distance"] = self._pool_distance
+        return state
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        _load(self.field, state)
+        self.field.load_state_dict(field_state(state))
         optimiser.load_state(self._optimiser, state)
+        pool, distance = state["training.pool"], state["training.pool_distance"]
+        if pool.shape != (len(distance), 3) or len(pool) == 0 or len(pool) % _FRESH:
+            raise ValueError("the pool of samples has another size")
+        self._pool = pool.to(self._device, torch.float32, copy=True)
+        self._pool_distance = distance.to(self._device, torch.float32, copy=True)
+        self._steps = int(state["training.steps"])
+        seed = self._settings.seed
+        restore(self._generator, state["training.generator"], seed, self._steps)
+        restore(self._host_generator, state["training.host_generator"], seed, self._steps)
 
     def validate(self) -> float | None:
         return None
@@ -163,17 +179,6 @@ class SdfTask:
     def preview(self) -> npt.NDArray[np.uint8]:
         pixels = sphere_tracing.portrait(self.field, _PREVIEW, self._device)
         return np.round(255.0 * pixels).astype(np.uint8)
-
-
-def _load(field: SignedDistanceField, state: dict[str, torch.Tensor]) -> None:
-    prefix = "field."
-    field.load_state_dict(
-        {
-            name.removeprefix(prefix): value
-            for name, value in state.items()
-            if name.startswith(prefix)
-        }
-    )
 
 
 def load_field(
@@ -185,5 +190,5 @@ def load_field(
         KeyError, ValueError, RuntimeError: when the state does not fit the settings.
     """
     field = SignedDistanceField(settings_of_state(settings, state), kernels.choose(device))
-    _load(field, state)
+    field.load_state_dict(field_state(state))
     return field.to(device).eval()

@@ -23,6 +23,30 @@ class Step:
     samples: int
 
 
+def part(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {
+        name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)
+    }
+
+
+def field_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The field's own weights out of a checkpoint's tensors."""
+    return {
+        name: value for name, value in part(state, "field.").items() if not name.startswith("grid.")
+    }
+
+
+def restore(generator: torch.Generator, state: torch.Tensor, seed: int, steps: int) -> None:
+    """Set a generator to a saved state; one of another kind of device is seeded anew."""
+    own = generator.get_state()
+    if state.dtype == own.dtype and state.shape == own.shape:
+        generator.set_state(state)
+    else:
+        # other numbers than any step before has had
+        generator.manual_seed((seed + 0x9E3779B97F4A7C15 * (steps + 1)) % 2**63)
+
+
 class Task(Protocol):
     """A field in training: what a batch and a loss are."""
 
