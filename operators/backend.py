@@ -110,10 +110,6 @@ class Child:
             reason = error.strerror or str(error)
             raise BadInput(f"{program}: cannot be started ({reason}); {how_to_install()}") from None
 
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
     def status(self) -> int | None:
         """The exit status; None while it runs."""
         return self._process.poll()

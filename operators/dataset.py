@@ -22,7 +22,7 @@ from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput, write_json
 from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
-from .job import Cancelled, JobOperator, Status, Steps
+from .job import Cancelled, JobOperator, Status, Steps, clock
 from .place import Place, collection_of
 from .scratch import MARK, RESULT_MARK, Scratch, results_of
 from .stage import Stage
@@ -83,7 +83,7 @@ def export_steps(
             text = _progress(len(plan.shots) - len(shots) + number + 1, len(plan.shots))
             if number:
                 left = (time.monotonic() - began) / number * (len(shots) - number)
-                text += f", {_clock(left)} left"
+                text += f", {clock(left)} left"
             elif notes:
                 text += f" ({'; '.join(notes)})"
             status = Status(text, 1.0 - (len(shots) - number) / len(plan.shots))
@@ -102,12 +102,6 @@ def export_steps(
 
 def _progress(number: int, count: int) -> str:
     return f"View {number} of {count}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 # --- the scene, set up for views ------------------------------------------------------------------
@@ -588,12 +582,7 @@ class NEURAL_FIELDS_OT_export_dataset(JobOperator, bpy.types.Operator):
     bl_idname = "neural_fields.export_dataset"
     bl_label = "Export Dataset"
 
-    output: bpy.props.StringProperty(
-        name="Output",
-        description="Folder in which the dataset's folder lies. Empty: the scene's",
-        subtype="DIR_PATH",
-        options={"SKIP_SAVE"},
-    )
+    output: knobs.output_property("Folder in which the dataset's folder lies.")
 
     def steps(self, context: bpy.types.Context) -> Steps[Any]:
         settings = knobs.settings_of(context.scene)

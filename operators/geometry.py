@@ -189,18 +189,6 @@ def evaluated(scratch: Scratch, function: Callable[[bpy.types.Depsgraph], T]) ->
     return answers[0]
 
 
-def bounds_of(
-    depsgraph: bpy.types.Depsgraph, subject: str, collection: bpy.types.Collection | None = None
-) -> Points:
-    """[2, 3] lowest and highest corner of the subject, world space.
-
-    Raises:
-        BadInput: when nothing of it renders.
-    """
-    names = names_of(subject, collection, depsgraph.view_layer)
-    return bounds_of_pieces(survey(depsgraph, names).subject())
-
-
 def bounds_of_pieces(pieces: tuple[Piece, ...]) -> Points:
     """[2, 3] the box around some pieces."""
     boxes = np.stack([piece.bounds for piece in pieces])

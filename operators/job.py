@@ -41,6 +41,13 @@ class Status:
     fraction: float | None = None
 
 
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, seconds = divmod(max(round(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 Steps = Generator[Status, None, T]
 """A job's steps: yields its status, is sent nothing, returns its result."""
 
@@ -77,10 +84,6 @@ class Owner:
     @property
     def running(self) -> bool:
         return self._steps is not None
-
-    @property
-    def cancelling(self) -> bool:
-        return self._cancelling
 
     def owns(self, steps: Steps[Any] | None) -> bool:
         return steps is not None and self._steps is steps
@@ -204,7 +207,7 @@ class JobOperator(_Operator):
         manager = context.window_manager
         self._timer = manager.event_timer_add(TICK, window=context.window)
         manager.modal_handler_add(self)
-        _redraw(context)
+        redraw(context)
         return {"RUNNING_MODAL"}
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[Any]:
@@ -224,7 +227,7 @@ class JobOperator(_Operator):
             return self._leave(context)
         if owner.status != before:
             context.workspace.status_text_set(f"{owner.label}: {owner.status.text} (Esc: cancel)")
-            _redraw(context)
+            redraw(context)
         return {"PASS_THROUGH"}
 
     def cancel(self, context: bpy.types.Context) -> None:
@@ -248,7 +251,7 @@ class JobOperator(_Operator):
             self._timer = None
         if context.workspace is not None:
             context.workspace.status_text_set(None)
-        _redraw(context)
+        redraw(context)
 
     def _drain(self) -> set[Any]:
         printer = _Printer(owner.label)
@@ -312,11 +315,11 @@ def _progress_line(label: str, status: Status) -> str:
     return f"{label}: [{bar}] {fraction:4.0%}  {status.text}"
 
 
-def _redraw(context: bpy.types.Context) -> None:
-    """Panels and overlays are drawn again; nothing else would tell them."""
+def redraw(context: bpy.types.Context, *areas: str) -> None:
+    """Draw areas of some kinds again, of those that show a job where no kind is given."""
     for window in context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in {"VIEW_3D", "PREFERENCES"}:
+            if area.type in (areas or ("VIEW_3D", "PREFERENCES")):
                 area.tag_redraw()
 
 
@@ -332,7 +335,7 @@ class NEURAL_FIELDS_OT_cancel(bpy.types.Operator):
 
     def execute(self, context: bpy.types.Context) -> set[Any]:
         owner.cancel()
-        _redraw(context)
+        redraw(context)
         return {"FINISHED"}
 
 

@@ -72,7 +72,7 @@ _SUBTYPES = {
     "fraction": {"subtype": "FACTOR"},
 }
 # a path property must say that it may begin with "//"
-BLEND_RELATIVE = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
+BLEND_RELATIVE: Any = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 _SHOWN_UNITS = {"radians": "degrees"}
 _LARGEST_INT = 2**31 - 1
 
@@ -106,6 +106,16 @@ def property_of(knob: config.Knob, **changes: Any) -> Any:
     if not knob.unit:
         keywords |= {"precision": 4, "step": 1}
     return bpy.props.FloatProperty(**(keywords | changes))
+
+
+def output_property(holds: str) -> Any:
+    """The ``bpy.props`` annotation of an operator's folder; ``holds`` says what lies in it."""
+    return bpy.props.StringProperty(
+        name="Output",
+        description=f"{holds} Empty: the scene's",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE", *BLEND_RELATIVE},
+    )
 
 
 def annotations_of(group: type) -> dict[str, Any]:

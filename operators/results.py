@@ -299,12 +299,7 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
         subtype="FILE_PATH",
         options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
     )
-    output: bpy.props.StringProperty(
-        name="Output",
-        description="Folder of the run and the results. Empty: the scene's",
-        subtype="DIR_PATH",
-        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
-    )
+    output: knobs.output_property("Folder of the run and the results.")
     extract: bpy.props.BoolProperty(
         name="Extract",
         description="Extract the mesh from the run also where one is there already",
@@ -342,12 +337,7 @@ class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
     bl_label = "Render Sequence"
     bl_options = {"UNDO"}
 
-    output: bpy.props.StringProperty(
-        name="Output",
-        description="Folder of the run and the results. Empty: the scene's",
-        subtype="DIR_PATH",
-        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
-    )
+    output: knobs.output_property("Folder of the run and the results.")
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         settings = knobs.settings_of(context.scene)

@@ -371,16 +371,14 @@ def camera_at(scene: bpy.types.Scene, frame: int) -> bpy.types.Object | None:
     return min(bound, key=lambda marker: marker.frame).camera
 
 
-def camera_path_views(
-    context: bpy.types.Context, dataset: DatasetSettings, step: int = 1
-) -> tuple[View, ...]:
+def camera_path_views(context: bpy.types.Context, dataset: DatasetSettings) -> tuple[View, ...]:
     """The active camera's views over the scene's frame range, for a sequence.
 
     Raises:
         BadInput: when there is no camera, or it is not a perspective one.
     """
     scene = context.scene
-    frames = range(scene.frame_start, scene.frame_end + 1, step)
+    frames = range(scene.frame_start, scene.frame_end + 1)
     with Scratch(scene, context.view_layer) as scratch:
         shots = _path_shots(scratch, frames, dataset)
     return tuple(

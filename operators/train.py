@@ -10,7 +10,7 @@ from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, dataset, folders, geometry, knobs, results
-from .job import JobOperator, Status, Steps
+from .job import JobOperator, Status, Steps, clock
 from .place import Place, place_of
 from .scratch import Scratch
 
@@ -29,13 +29,6 @@ _ARGUMENTS = {
 def _argument(name: str) -> Any:
     group, knob = _ARGUMENTS[name]
     return knobs.property_of(knobs.named(config.GROUPS[group], knob), options={"SKIP_SAVE"})
-
-
-def clock(seconds: float) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
-    minutes, seconds = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
 def arguments_of(settings: config.TrainingSettings) -> list[str]:
@@ -61,7 +54,6 @@ class _Follower:
         self._reader = protocol.EventReader(run.events, from_end=True)
         self._status = Status("Training: starting")
         self.error = ""
-        self.warnings: list[str] = []
         self.done: protocol.Done | None = None
 
     def __call__(self) -> Status:
@@ -71,7 +63,6 @@ class _Follower:
             elif isinstance(event, protocol.Progress):
                 self._status = progress_status(event)
             elif isinstance(event, protocol.Warning):
-                self.warnings.append(event.message)
                 print(f"Neural Fields: {event.message}", flush=True)
             elif isinstance(event, protocol.Error):
                 self.error = f"{event.message}; {event.hint}" if event.hint else event.message
@@ -134,12 +125,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     bl_label = "Train Neural Field"
     bl_options = {"UNDO"}
 
-    output: bpy.props.StringProperty(
-        name="Output",
-        description="Folder of the dataset, the run and the results. Empty: the scene's",
-        subtype="DIR_PATH",
-        options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
-    )
+    output: knobs.output_property("Folder of the dataset, the run and the results.")
     rig: _argument("rig")
     views: _argument("views")
     resolution: _argument("resolution")

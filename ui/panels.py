@@ -8,12 +8,12 @@ import bpy
 from ..neural_backend.protocol import BadInput, RunFolder
 from ..operators import folders
 from ..operators.job import owner
+from ..operators.rig import GENERATED
 
 if TYPE_CHECKING:  # what mixes _Panel in is a panel
     _Base = bpy.types.Panel
 else:
     _Base = object
-_GENERATED = ("sphere", "hemisphere", "orbit", "random")
 _OFTEN = ("field", "encoding", "device", "max_seconds")
 
 
@@ -81,7 +81,7 @@ class NEURAL_FIELDS_PT_rig(_Panel, bpy.types.Panel):
             column.prop(rig, "frame_step")
         if rig.kind == "cameras":
             column.prop(rig, "collection")
-        if rig.kind in _GENERATED:
+        if rig.kind in GENERATED:
             column.prop(rig, "views")
             column.prop(rig, "subject")
             if rig.subject == "collection":
@@ -104,7 +104,7 @@ class NEURAL_FIELDS_PT_rig_advanced(_Panel, bpy.types.Panel):
     def draw(self, context: bpy.types.Context) -> None:
         rig = context.scene.neural_fields.rig
         column = self._column()
-        if rig.kind in _GENERATED:
+        if rig.kind in GENERATED:
             column.prop(rig, "focal_length")
             column.prop(rig, "margin")
         column.prop(rig, "validation")

@@ -81,8 +81,13 @@ def refresh(context: bpy.types.Context) -> bool:
         settings = knobs.settings_of(context.scene)
     except BadInput:
         return False
+    scene = context.scene
+    render = scene.render
     key = (
-        context.scene.name,
+        scene.name,
+        (scene.frame_start, scene.frame_end),
+        (render.resolution_x, render.resolution_y),
+        (render.pixel_aspect_x, render.pixel_aspect_y),
         settings.rig,
         settings.dataset.resolution,
         settings.collection.name if settings.collection else "",
@@ -149,18 +154,11 @@ def _draw() -> None:
 def _look() -> float:
     try:
         if refresh(bpy.context):
-            _redraw()
+            job.redraw(bpy.context, "VIEW_3D")
     except Exception as error:  # a timer that raises is not called again
         print(f"Neural Fields: the rig's preview has failed ({error})", flush=True)
         _clear()
     return _LOOK
-
-
-def _redraw() -> None:
-    for window in bpy.context.window_manager.windows:
-        for area in window.screen.areas:
-            if area.type == "VIEW_3D":
-                area.tag_redraw()
 
 
 @persistent

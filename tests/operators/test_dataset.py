@@ -564,7 +564,7 @@ def test_progress(cube, tmp_path: pathlib.Path) -> None:
     ]
     assert [status.fraction for status in seen[1:]] == [0.0, 0.25, 0.5, 0.75]
     assert seen[2].text.endswith("0:00 left")
-    assert dataset._clock(3725) == "1:02:05"
+    assert job.clock(3725) == "1:02:05"
 
 
 def test_the_operator(cube, scene, tmp_path: pathlib.Path) -> None:

@@ -102,7 +102,6 @@ def test_a_cancelled_job_may_wind_down(owner: job.Owner) -> None:
     owner.advance()
     owner.cancel()
     assert owner.running
-    assert owner.cancelling
     assert owner.status.text == "Winding down"
     assert owner.advance()
     with pytest.raises(job.Cancelled):

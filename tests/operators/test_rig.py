@@ -198,7 +198,7 @@ def test_camera_path_follows_the_markers(scene) -> None:
     scene.camera = scene.objects["Camera"]
     scene.timeline_markers.new("first", frame=1).camera = scene.objects["Camera"]
     scene.timeline_markers.new("cut", frame=6).camera = other
-    views = rig.camera_path_views(bpy.context, DatasetSettings(), step=5)
+    views = rig.camera_path_views(bpy.context, DatasetSettings())[::5]
     assert [round(view.world_from_camera[0, 3]) for view in views] == [0, 100, 100]
     assert [view.file for view in views] == ["0001.png", "0006.png", "0011.png"]
     assert scene.camera is scene.objects["Camera"]

@@ -69,6 +69,19 @@ def test_computed_only_after_a_change(preview, scene) -> None:
     assert np.allclose(moved, [9.0, 0.0, 0.0], atol=1e-4)
 
 
+def test_the_shape_of_the_render_is_a_change(preview, scene) -> None:
+    bpy.ops.object.camera_add(location=(0.0, 0.0, 5.0))
+    scene.neural_fields.rig.kind = "cameras"
+    scene.neural_fields.show_rig = True
+    assert preview.refresh(bpy.context)
+    for name, value in (("resolution_x", 500), ("resolution_y", 900), ("pixel_aspect_y", 2.0)):
+        setattr(scene.render, name, value)
+        before = preview._lines["train"]
+        assert preview.refresh(bpy.context)
+        assert not np.allclose(preview._lines["train"], before), name
+        assert not preview.refresh(bpy.context)
+
+
 def test_a_slow_scene_is_looked_at_less_often(preview, scene, monkeypatch) -> None:
     monkeypatch.setattr(preview, "_REST", 1e9)
     scene.neural_fields.show_rig = True
