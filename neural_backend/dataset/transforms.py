@@ -154,9 +154,10 @@ def split_of(index: int, count: int, validation: float, test: float) -> Split:
     held = tests + validations
     if held == 0:
         return "train"
-    # the k-th held-out view stands in the middle of the k-th of `held` equal parts
-    rank = int(index * held / count)
-    if index != int((rank + 0.5) * count / held):
+    # the k-th held-out view stands in the middle of the k-th of `held` equal parts, at
+    # (2 k + 1) count / (2 held); the first that does not stand before this view:
+    rank = -((count - 2 * held * index) // (2 * count))
+    if rank >= held or (2 * rank + 1) * count // (2 * held) != index:
         return "train"
     # test and validation views take turns in the ratio of their numbers
     return "test" if (rank + 1) * tests // held > rank * tests // held else "val"

@@ -119,7 +119,9 @@ def test_field_from_bounds_by_hand():
     np.testing.assert_allclose((matrix @ [5.0, 1.0, 0.0, 1.0])[0], 0.95)
 
 
-@pytest.mark.parametrize(("count", "validation", "test"), [(60, 0.05, 0.1), (3, 0.05, 0.1)])
+@pytest.mark.parametrize(
+    ("count", "validation", "test"), [(60, 0.05, 0.1), (3, 0.05, 0.1), (40, 0.2, 0.6)]
+)
 def test_splits_have_their_numbers(count, validation, test):
     names = [transforms.split_of(index, count, validation, test) for index in range(count)]
     assert names.count("test") == math.ceil(test * count)
@@ -128,6 +130,8 @@ def test_splits_have_their_numbers(count, validation, test):
 
 
 def test_splits_leave_one_to_train_and_spread():
+    names = [transforms.split_of(index, 60, 0.5, 0.5) for index in range(60)]
+    assert [names.count(name) for name in ("test", "val", "train")] == [30, 29, 1]
     assert [transforms.split_of(0, 1, 0.5, 0.5)] == ["train"]
     names = [transforms.split_of(index, 100, 0.0, 0.1) for index in range(100)]
     held = [index for index, name in enumerate(names) if name == "test"]
