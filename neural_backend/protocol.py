@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ EXIT_BAD_INPUT = 2
 
 CANCEL = "cancel"
 """The line on standard input that ends a run with a checkpoint; so does its end-of-file."""
+
+_RENAME_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4) if os.name == "nt" else ()  # seconds
 
 
 class BadInput(Exception):
@@ -43,6 +46,24 @@ class RunFolder:
         self.log = self.path / "log.txt"
 
 
+def rename(old: pathlib.Path, new: pathlib.Path) -> None:
+    """Rename a file, over ``new`` where that exists.
+
+    On Windows that fails while another program, a virus scanner for one, has either open: it is
+    tried again for less than a second.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    for wait in _RENAME_WAITS:
+        try:
+            os.replace(old, new)
+            return
+        except PermissionError:
+            time.sleep(wait)
+    os.replace(old, new)
+
+
 def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], object]) -> None:
     """Make a file appear whole or not at all.
 
@@ -53,7 +74,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], ob
     beside = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
     try:
         write(beside)
-        os.replace(beside, final)
+        rename(beside, final)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -211,7 +232,7 @@ class EventReader:
                 self._file = status.st_ino
                 file.seek(self._position)
                 new = file.read()
-        except FileNotFoundError:
+        except OSError:  # not there yet, or not to be opened right now
             return []
         self._position += len(new)
         *lines, self._rest = (self._rest + new).split(b"\n")

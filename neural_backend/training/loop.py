@@ -70,6 +70,7 @@ class Training:
         self._loss: torch.Tensor | None = None
         self._samples = 0
         self._reported = (self._seconds, 0)
+        self._told = False
 
     @property
     def samples_per_second(self) -> float:
@@ -150,10 +151,17 @@ class Training:
         try:
             protocol.write_whole(self._run.preview, write)
         except OSError as error:
-            raise protocol.BadInput(
-                f"{self._run.preview}: cannot be written ({error}); free some space or choose "
-                "another folder, then continue with --resume"
-            ) from None
+            # only a picture: the next checkpoint tells whether the folder can be written
+            if not self._told:
+                reason = protocol.first_line(error)
+                self._emit(
+                    protocol.Warning(
+                        f"{self._run.preview}: cannot be written ({reason}); training goes on "
+                        "without it"
+                    )
+                )
+            self._told = True
+            return
         self._emit(protocol.Preview(self._step))
 
     def _save(self) -> None:

@@ -321,7 +321,7 @@ def _set_aside(run: RunFolder) -> None:
     kept.mkdir()
     for file in files:
         if file.exists():
-            file.rename(kept / file.name)
+            protocol.rename(file, kept / file.name)
 
 
 @contextlib.contextmanager
@@ -376,10 +376,8 @@ class OpenRun:
         field: the trained field.
         grid: of a nerf, what of the unit box is occupied.
         kernels: that the field was opened with.
-        header: of its checkpoint.
     """
 
-    path: pathlib.Path
     settings: TrainingSettings
     source: pathlib.Path
     field_from_world: npt.NDArray[np.float64]
@@ -387,7 +385,6 @@ class OpenRun:
     grid: OccupancyGrid | None
     kernels: kernels.Kernels
     device: torch.device
-    header: checkpoint.Header
 
 
 def open_run(path: str | os.PathLike[str]) -> OpenRun:
@@ -398,7 +395,7 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
     """
     run = RunFolder(path)
     opened = read_config(run)
-    state, header = checkpoint.load(run.checkpoint)
+    state, _ = checkpoint.load(run.checkpoint)
     try:
         device = devices.choose(opened.settings.device)
     except BadInput:  # the run may come from another machine
@@ -417,7 +414,6 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
             f"{run.checkpoint}: does not fit {run.config} ({first_line(error)}); train again"
         ) from None
     return OpenRun(
-        run.path,
         opened.settings,
         opened.source,
         opened.field_from_world,
@@ -425,5 +421,4 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
         grid,
         used,
         device,
-        header,
     )

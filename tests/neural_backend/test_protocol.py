@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 
@@ -109,3 +110,31 @@ def test_files_appear_whole_or_not_at_all(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         protocol.write_json(path, {"a": math.nan})
     assert path.read_text() == "whole"
+
+
+def test_a_file_open_elsewhere_is_renamed_a_little_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(protocol, "_RENAME_WAITS", (0.0, 0.0))
+    replace, failures = os.replace, [PermissionError("in use")] * 2
+
+    def busy(old, new):
+        if failures:
+            raise failures.pop()
+        replace(old, new)
+
+    monkeypatch.setattr(protocol.os, "replace", busy)
+    protocol.write_json(tmp_path / "a.json", 1)
+    assert (tmp_path / "a.json").read_text() == "1\n"
+    failures.extend([PermissionError("in use")] * 3)
+    with pytest.raises(PermissionError):
+        protocol.write_json(tmp_path / "a.json", 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_reader_waits_for_a_file_that_cannot_be_opened(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.mkdir()
+    reader = EventReader(path)
+    assert reader.poll() == []
+    path.rmdir()
+    EventWriter(path)(EVENTS[0])
+    assert reader.poll() == [EVENTS[0]]

@@ -122,3 +122,16 @@ def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_checkpoint(run, value):
     with pytest.raises(protocol.BadInput, match="learning_rate"):
         train(run, Counting({3: value}), TrainingSettings(max_steps=3, max_seconds=100.0))
     assert checkpoint.load(run.checkpoint)[1].step == 2
+
+
+def test_a_preview_that_cannot_be_written_is_one_warning(run, monkeypatch):
+    monkeypatch.setattr(loop, "PREVIEW_EVERY", 0.0)
+    monkeypatch.setattr(loop, "CHORE_SHARE", math.inf)
+    run.preview.mkdir()
+    done, events = train(run, Counting(), TrainingSettings(max_steps=5, max_seconds=100.0))
+    assert done.reason == "finished"
+    assert checkpoint.load(run.checkpoint)[1].step == 5
+    warnings = [event for event in events if isinstance(event, protocol.Warning)]
+    assert len(warnings) == 1
+    assert "preview.png" in warnings[0].message
+    assert not any(isinstance(event, protocol.Preview) for event in events)
