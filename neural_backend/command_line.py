@@ -88,7 +88,8 @@ class Evaluate:
             print(json.dumps(scores))
         else:
             for name, value in scores.items():
-                print(f"{name.replace('_', ' '):<18} {value:.6g}")
+                said = "-" if value is None else f"{value:.6g}"
+                print(f"{name.replace('_', ' '):<18} {said}")
         return protocol.EXIT_DONE
 
 

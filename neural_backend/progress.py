@@ -1,4 +1,4 @@
-"""Progress bars on standard error, for people. Programs read a run's events instead."""
+"""Progress bars for people at a console, on standard error. Programs read a run's events."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ import tqdm
 from . import protocol
 
 Item = TypeVar("Item")
-_LOG_EVERY = 10.0  # seconds, where nobody watches
 
 
 def _options() -> dict[str, Any]:
-    # not every console can show tqdm's blocks
-    every = 0.1 if sys.stderr.isatty() else _LOG_EVERY
-    return {"ascii": True, "mininterval": every, "maxinterval": every, "file": sys.stderr}
+    # not every console can show tqdm's blocks; without a console, None, there is no bar at all
+    return {"ascii": True, "disable": None, "file": sys.stderr}
 
 
 def over(items: Iterable[Item], count: int, what: str) -> Iterator[Item]:

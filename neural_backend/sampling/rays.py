@@ -119,7 +119,7 @@ def intersect_box(
         origins, directions: [R, 3].
         low, high: [3] the box's corners.
     """
-    # a direction parallel to a face gives infinities, which compare rightly; 0 / 0 would not
+    # a direction parallel to a face meets it very far away; 1 / 0 could give 0 * infinity
     inverse = 1.0 / torch.where(directions == 0.0, torch.full_like(directions, 1e-12), directions)
     first, second = (low - origins) * inverse, (high - origins) * inverse
     near = torch.minimum(first, second).amax(-1).clamp(min=0.0)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from neural_backend import command_line, protocol
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Intrinsics, View
 from neural_backend.training import checkpoint
+from neural_backend.training import run as runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = ["--field", "sdf", "--device", "cpu", "--batch", "512", "--levels", "4"]
@@ -311,6 +313,29 @@ def test_evaluate_prints_one_json_object(capsys, trained, monkeypatch):
     scores = json.loads(capsys.readouterr().out)
     assert set(scores) == {"iou", "chamfer", "normal_error"}
     assert scores["iou"] > 0.5
+
+
+def test_evaluate_shows_a_score_that_there_is_not(capsys, trained, monkeypatch):
+    scores = {"psnr": 30.0, "ssim": None}
+    monkeypatch.setattr("neural_backend.actions.evaluate", lambda *arguments: scores)
+    assert command_line.run(["evaluate", str(trained)]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["psnr", "30"],
+        ["ssim", "-"],
+    ]
+
+
+def test_a_run_of_a_device_that_is_gone_is_opened_on_another(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    content = json.loads(path.read_text())
+    absent = "cuda" if not torch.cuda.is_available() else "mps"
+    content["settings"]["device"] = absent
+    path.write_text(json.dumps(content))
+    assert runs.open_run(tmp_path / "run").device.type != absent
+    content["settings"]["device"] = "cpu"
+    path.write_text(json.dumps(content))
+    assert runs.open_run(tmp_path / "run").device.type == "cpu"
 
 
 def test_mesh_stands_where_the_source_stands(tmp_path, trained, ball):

@@ -1,0 +1,21 @@
+"""Progress where nobody watches: plain lines, no bars."""
+
+from neural_backend import progress, protocol
+
+
+def test_without_a_console_there_are_no_bars(capsys):
+    with progress.CountingBar("evaluating") as counting:
+        for done in range(1, 4):
+            counting(done, 3)
+    assert list(progress.over([1, 2, 3], 3, "rendering")) == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_console_a_training_tells_its_warnings_and_its_end(capsys):
+    with progress.TrainingBar() as bar:
+        bar(protocol.Started("nerf", "cpu", "cpu", 10))
+        bar(protocol.Progress(5, 10, 1.0, 2.0, 0.5, 1.0, psnr=20.0))
+        bar(protocol.Warning("doubtful"))
+        bar(protocol.Done(10, 2.0, psnr=21.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["warning: doubtful", "finished: step 10, 2.0 s, 21.00 dB"]
