@@ -19,13 +19,37 @@ scene.neural_fields.dataset.samples = 4
 scene.neural_fields.result.mesh_resolution = 48
 scene.neural_fields.result.sequence_frames = 3
 scene.neural_fields.result.sequence_path = "orbit"
-before = (scene.render.engine, scene.render.filepath, scene.render.resolution_x, scene.camera.name)
+
+def values():
+    # all plain values of the render, its files and its colours, and where the camera stands
+    found = {{}}
+    owners = dict(
+        render=scene.render,
+        image=scene.render.image_settings,
+        view=scene.view_settings,
+        cycles=getattr(scene, "cycles", None),
+        eevee=scene.eevee,
+    )
+    for name, owner in owners.items():
+        for prop in owner.bl_rna.properties if owner else ():
+            if prop.type in ("BOOLEAN", "INT", "FLOAT", "STRING", "ENUM"):
+                value = getattr(owner, prop.identifier)
+                plain = isinstance(value, (bool, int, float, str))
+                found[name + "." + prop.identifier] = value if plain else repr(list(value))
+    found["camera"] = scene.camera.name
+    found["matrix"] = [list(row) for row in scene.camera.matrix_world]
+    found["frame"] = scene.frame_current
+    found["layers"] = [layer.use for layer in scene.view_layers]
+    return found
+
+before = values()
 result = bpy.ops.neural_fields.train(output={output!r}, {settings})
-after = (scene.render.engine, scene.render.filepath, scene.render.resolution_x, scene.camera.name)
+after = values()
 mesh = bpy.data.collections["Neural Fields"].objects[0]
 json.dump({{
     "result": sorted(result),
-    "restored": before == after,
+    "values": len(before),
+    "changed": [name for name in before if before[name] != after[name]],
     "torch": "torch" in sys.modules,
     "name": mesh.name,
     "vertices": len(mesh.data.vertices),
@@ -44,7 +68,8 @@ def test_train(blender: Blender, data: pathlib.Path, tmp_path: pathlib.Path, nam
     done = blender.python(script, data / "blend" / name)
     said = json.loads(report.read_text())
     assert said["result"] == ["FINISHED"]
-    assert said["restored"]
+    assert said["values"] > 50
+    assert said["changed"] == []
     assert not said["torch"], "torch was loaded in Blender's process"
     assert said["name"] == output.name
     assert said["faces"] > 100
@@ -116,9 +141,12 @@ def test_refusal_is_one_line_and_a_status(blender: Blender, tmp_path: pathlib.Pa
     script = (
         "import bpy; bpy.ops.wm.read_factory_settings(use_empty=True);"
         "bpy.ops.preferences.addon_enable(module='bl_ext.user_default.neural_fields');"
-        f"bpy.ops.neural_fields.train(output={str(tmp_path / 'out')!r}, rig='cameras')"
+        "bpy.ops.neural_fields.train("
+        f"output={str(tmp_path / 'out')!r}, rig='cameras', results=set())"
     )
     done = blender.python(script, check=False)
     assert done.returncode == 1
-    lines = [line for line in done.stdout.splitlines() if "camera" in line.lower()]
-    assert lines, done.stdout
+    line = "the scene has no camera: add one, or choose another rig"
+    lines = [text for text in done.stdout.splitlines() if "Error: " in text]
+    said = [text for text in lines if not text.startswith("Error: script failed")]
+    assert sorted(said) == [f"Error: {line}", f"RuntimeError: Error: {line}"], done.stdout

@@ -49,6 +49,7 @@ def test_one_click(blender: Blender, tmp_path: pathlib.Path) -> None:
     assert [mesh["name"] for mesh in said["meshes"]] == ["my suzanne"]
     assert said["meshes"][0]["faces"] > 100
     assert len(said["sequences"]) == 1
+    assert max(said["training_stalls"]) < 1.0, "the window stood still while it trained"
     assert not said["torch"], "torch was loaded in Blender's process"
     for name in ("idle", "rig", "export", "training", "finished"):
         assert (pictures / f"{name}.png").stat().st_size > 10_000, name

@@ -25,7 +25,7 @@ SIZE = (1280, 800)
 job = importlib.import_module(f"{MODULE}.operators.job")
 
 bpy.context.preferences.view.show_splash = False
-report: dict[str, object] = {"stalls": []}
+report: dict[str, object] = {}
 ticks: list[float] = []
 
 
