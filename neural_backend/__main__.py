@@ -14,6 +14,9 @@ from . import doctor
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         from . import command_line
     except ImportError as error:

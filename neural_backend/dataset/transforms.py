@@ -37,6 +37,7 @@ _SYNTHETIC_HALF_SIZE = 1.5
 _NGP_SCALE = 0.33
 _NGP_OFFSET = (0.5, 0.5, 0.5)
 _LARGEST_SIDE = 65_536
+_FARTHEST = 1e9  # scene units: single precision still tells the pixels' rays apart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,6 +363,8 @@ def _pose(value: Any, where: str) -> Matrix:
         raise BadInput(f"{where}: not a 4x4 matrix; export the dataset again")
     if not np.isfinite(pose).all():
         raise BadInput(f"{where}: holds NaN or infinity; export the dataset again")
+    if np.abs(pose).max() > _FARTHEST:
+        raise BadInput(f"{where}: a camera beyond {_FARTHEST:g} units; export the dataset again")
     lengths = np.linalg.norm(pose[:3, :3], axis=0)
     if lengths.min() < 1e-12 or abs(np.linalg.det(pose[:3, :3] / lengths)) < 1e-6:
         raise BadInput(f"{where}: its axes span no space; export the dataset again")

@@ -237,7 +237,7 @@ def _train(
         )
     )
     training = Training(task, settings, run, emit, header)
-    with _interrupts_pull(leash):
+    with _interrupts_pull(leash) as interrupts:
         done = training.run_until(leash)
     metrics = {
         "psnr": done.psnr,
@@ -248,6 +248,9 @@ def _train(
     }
     protocol.write_json(run.metrics, metrics)
     emit(done)
+    if interrupts:
+        # all is saved, but what the person's shell has planned to do next must not go on
+        raise KeyboardInterrupt
     return metrics
 
 
@@ -325,14 +328,19 @@ def _set_aside(run: RunFolder) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts_pull(leash: Leash) -> Iterator[None]:
-    """The first Ctrl-C, or a request to terminate, ends the training with a checkpoint."""
+def _interrupts_pull(leash: Leash) -> Iterator[list[int]]:
+    """The first Ctrl-C, or a request to terminate, ends the training with a checkpoint.
+
+    Gives the list of the signals that came.
+    """
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield came
         return
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def pull(number: int, frame: Any) -> None:
+        came.append(number)
         leash.pull()
         # the second one ends the process at once
         signal.signal(number, before[signal.Signals(number)])
@@ -340,7 +348,7 @@ def _interrupts_pull(leash: Leash) -> Iterator[None]:
     for each in before:
         signal.signal(each, pull)
     try:
-        yield
+        yield came
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -213,6 +213,7 @@ def test_a_pose_of_three_rows(tmp_path):
 # --- broken and hostile jsons
 
 GOOD = {"w": 10, "h": 10, "fl_x": 9.0}
+FAR_POSE = [[1, 0, 0, 1e300], *POSE[1:]]
 NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
 
 
@@ -237,6 +238,7 @@ NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
         (GOOD | {"frames": [frame(transform_matrix="no")]}, "not a 4x4 matrix"),
         (GOOD | {"frames": [frame(transform_matrix=[[1, 2], [3]])]}, "not a 4x4 matrix"),
         (GOOD | {"frames": [frame(transform_matrix=NAN_POSE)]}, "NaN"),
+        (GOOD | {"frames": [frame(transform_matrix=FAR_POSE)]}, "a camera beyond"),
         (GOOD | {"frames": [frame(transform_matrix=[[0] * 4] * 4)]}, "span no space"),
         ({"w": 10, "h": 10, "frames": [frame()]}, "no focal length"),
         (GOOD | {"fl_x": -3, "frames": [frame()]}, "no focal length"),
