@@ -52,21 +52,34 @@ _inlined = numba.njit(fastmath=True, error_model="numpy", boundscheck=False, inl
 
 
 @_inlined
-def _corner(x, i, resolution, top, f0, f1, f2):
-    """The lowest corner's three index terms and the fractions within the cell."""
+def _corners(x, i, resolution, top, f0, f1, f2, mask, offset):
+    """The eight corners' entries, x first, the weights across y and z, and those along x."""
     px = min(max(x[i, _u64(0)], _f32(0.0)), _ONE) * resolution
     py = min(max(x[i, _u64(1)], _f32(0.0)), _ONE) * resolution
     pz = min(max(x[i, _u64(2)], _f32(0.0)), _ONE) * resolution
     ix = min(np.int32(px), top)
     iy = min(np.int32(py), top)
     iz = min(np.int32(pz), top)
+    x0, y0, z0 = _u32(ix) * f0, _u32(iy) * f1, _u32(iz) * f2
+    u, v, w = px - _f32(ix), py - _f32(iy), pz - _f32(iz)
+    x1, y1, z1 = x0 + f0, y0 + f1, z0 + f2
+    a00, a10, a01, a11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
+    t, r = _ONE - v, _ONE - w
     return (
-        _u32(ix) * f0,
-        _u32(iy) * f1,
-        _u32(iz) * f2,
-        px - _f32(ix),
-        py - _f32(iy),
-        pz - _f32(iz),
+        offset + _u64((x0 ^ a00) & mask),
+        offset + _u64((x1 ^ a00) & mask),
+        offset + _u64((x0 ^ a10) & mask),
+        offset + _u64((x1 ^ a10) & mask),
+        offset + _u64((x0 ^ a01) & mask),
+        offset + _u64((x1 ^ a01) & mask),
+        offset + _u64((x0 ^ a11) & mask),
+        offset + _u64((x1 ^ a11) & mask),
+        t * r,
+        v * r,
+        t * w,
+        v * w,
+        _ONE - u,
+        u,
     )
 
 
@@ -86,19 +99,8 @@ def encode(x, table, resolutions, factors, masks, offsets, out):
             column = _u64(level) * width
             for step in range(size):
                 i = begin + _u64(step)
-                x0, y0, z0, u, v, w = _corner(x, i, resolution, top, f0, f1, f2)
-                x1, y1, z1 = x0 + f0, y0 + f1, z0 + f2
-                a00, a10, a01, a11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
-                c0 = offset + _u64((x0 ^ a00) & mask)
-                c1 = offset + _u64((x1 ^ a00) & mask)
-                c2 = offset + _u64((x0 ^ a10) & mask)
-                c3 = offset + _u64((x1 ^ a10) & mask)
-                c4 = offset + _u64((x0 ^ a01) & mask)
-                c5 = offset + _u64((x1 ^ a01) & mask)
-                c6 = offset + _u64((x0 ^ a11) & mask)
-                c7 = offset + _u64((x1 ^ a11) & mask)
-                s, t, r = _ONE - u, _ONE - v, _ONE - w
-                w00, w10, w01, w11 = t * r, v * r, t * w, v * w
+                corners = _corners(x, i, resolution, top, f0, f1, f2, mask, offset)
+                c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
                 for feature in range(table.shape[1]):
                     f = _u64(feature)
                     out[i, column + f] = (
@@ -127,19 +129,8 @@ def encode_backward(x, gradient, resolutions, factors, masks, offsets, order, ou
         column = _u64(level) * width
         for sample in range(count):
             i = _u64(sample)
-            x0, y0, z0, u, v, w = _corner(x, i, resolution, top, f0, f1, f2)
-            x1, y1, z1 = x0 + f0, y0 + f1, z0 + f2
-            a00, a10, a01, a11 = y0 ^ z0, y1 ^ z0, y0 ^ z1, y1 ^ z1
-            c0 = offset + _u64((x0 ^ a00) & mask)
-            c1 = offset + _u64((x1 ^ a00) & mask)
-            c2 = offset + _u64((x0 ^ a10) & mask)
-            c3 = offset + _u64((x1 ^ a10) & mask)
-            c4 = offset + _u64((x0 ^ a01) & mask)
-            c5 = offset + _u64((x1 ^ a01) & mask)
-            c6 = offset + _u64((x0 ^ a11) & mask)
-            c7 = offset + _u64((x1 ^ a11) & mask)
-            s, t, r = _ONE - u, _ONE - v, _ONE - w
-            w00, w10, w01, w11 = t * r, v * r, t * w, v * w
+            corners = _corners(x, i, resolution, top, f0, f1, f2, mask, offset)
+            c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
             for feature in range(out.shape[1]):
                 f = _u64(feature)
                 g = gradient[i, column + f]

@@ -48,7 +48,7 @@ def results(kernels: Kernels) -> dict[str, Tensor]:
     density = (20.0 * random(len(samples))).requires_grad_()
     colour = random(len(samples), 3).requires_grad_()
     outputs = kernels.composite(density, colour, samples)
-    sum(each.square().sum() for each in outputs).backward()
+    torch.cat([each.flatten() for each in outputs]).square().sum().backward()
     found |= zip(("colour", "alpha", "weights"), outputs, strict=True)
     assert density.grad is not None
     assert colour.grad is not None
