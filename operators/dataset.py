@@ -23,7 +23,7 @@ from ..neural_backend.protocol import BadInput, write_json
 from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps, clock
-from .place import Place, collection_of
+from .place import Place, collection_of, place_of
 from .scratch import MARK, RESULT_MARK, Scratch, results_of
 from .stage import Stage
 
@@ -64,12 +64,17 @@ def export_steps(
     _require_idle()
     collection_name = collection.name_full if collection else None
     store = _Store(pathlib.Path(folder))
-    stage = Stage(context.scene, context.view_layer)
+    place = place_of(context)
+    stage = Stage(place.scene, place.view_layer)
     watch = _Watch(stage)
     try:
         yield Status("Looking at the scene")
+        path: tuple[rigs.Shot, ...] = ()
+        if rig.kind == "camera_path":
+            frames = rigs.path_frames(place.scene, rig.frame_step)
+            path = yield from rigs.path_steps(place, frames, dataset)
         with Scratch(stage.scene, stage.view_layer) as scratch:
-            plan = rigs.plan(scratch, rig, dataset, collection_of(collection_name))
+            plan = rigs.plan(scratch, rig, dataset, collection_of(collection_name), path)
             _set_up(scratch.scene, dataset)
             hidden = plan.hidden if dataset.transparent else frozenset()
             content = _content(scratch.scene, plan, hidden)

@@ -28,8 +28,8 @@ class Place:
         return layer
 
 
-def place_of(context: bpy.types.Context) -> Place:
-    """What a context shows now."""
+def place_of(context: bpy.types.Context | Place) -> Place:
+    """What a context shows now; of a place, itself."""
     return Place(context.scene.name, context.view_layer.name)
 
 

@@ -15,7 +15,7 @@ from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, folders, glb, knobs, rig
 from .job import JobOperator, Status, Steps
-from .place import scene_of
+from .place import Place, place_of, scene_of
 from .scratch import RESULT_MARK as MARK
 from .scratch import results_of
 
@@ -118,9 +118,9 @@ def _number(name: str) -> int:
     return int(name.removesuffix(".png"))
 
 
-def sequence_views(
-    context: bpy.types.Context, settings: knobs.Settings
-) -> tuple[transforms.View, ...]:
+def sequence_views_steps(
+    place: Place, settings: knobs.Settings
+) -> Steps[tuple[transforms.View, ...]]:
     """The cameras of the sequence that the settings ask for.
 
     Raises:
@@ -128,11 +128,11 @@ def sequence_views(
     """
     path = settings.result.sequence_path
     if path == "auto":
-        path = "camera" if rig.camera_is_animated(context.scene) else "orbit"
+        path = "camera" if rig.camera_is_animated(place.scene) else "orbit"
     if path == "camera":
-        return rig.camera_path_views(context, settings.dataset)
+        return (yield from rig.camera_path_steps(place, settings.dataset))
     return rig.orbit_views(
-        context,
+        place,
         settings.rig,
         settings.dataset,
         settings.result.sequence_frames,
@@ -343,7 +343,7 @@ class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
         settings = knobs.settings_of(context.scene)
         output = folders.existing_output(context.scene, self.output)
         run_of(output)
-        views = sequence_views(context, settings)
+        views = yield from sequence_views_steps(place_of(context), settings)
         require_no_strange_frames(output, len(views))
         program = yield from backend.check_steps()
         folder = yield from sequence_steps(program, output, views)

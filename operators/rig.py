@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,8 @@ from ..neural_backend.dataset.transforms import Intrinsics, View
 from ..neural_backend.protocol import BadInput
 from . import cameras, geometry, knobs
 from .geometry import Points
+from .job import Status, Steps
+from .place import Place
 from .scratch import Scratch
 
 GENERATED = ("sphere", "hemisphere", "orbit", "random")
@@ -28,6 +31,7 @@ MARK = "neural_fields_rig"
 
 _FRAMES_TO_LOOK_AT = 9
 _FRAMES_SHOWN = 30
+_PAUSE_AFTER = 0.5
 _TIGHT = 30_000_000
 _NEAR, _FAR = 0.1, 100.0
 _CLOSEST = 0.05
@@ -88,13 +92,17 @@ def plan(
     rig: RigSettings,
     dataset: DatasetSettings,
     collection: bpy.types.Collection | None,
+    path: tuple[Shot, ...] = (),
 ) -> Plan:
-    """Look at the scene and place the rig's cameras; raises as ``views_of_rig`` does."""
+    """Look at the scene and place the rig's cameras; raises as ``views_of_rig`` does.
+
+    Args:
+        path: of a camera path, its views where they are known (``path_steps``).
+    """
     shots: tuple[Shot, ...] = ()
     generated = rig.kind in GENERATED
     if rig.kind == "camera_path":
-        frames = range(scratch.source.frame_start, scratch.source.frame_end + 1, rig.frame_step)
-        shots = _path_shots(scratch, frames, dataset)
+        shots = path or _path_shots(scratch, path_frames(scratch.source, rig.frame_step), dataset)
         _require_motion(scratch.source, shots)
     elif not generated:
         # evaluated as it stands: the scene need not be in any window
@@ -142,7 +150,7 @@ def preview_views(
         shots = _camera_shots(context.scene, depsgraph, dataset, collection)
         return with_files([shot.view for shot in shots], rig)
     if rig.kind == "camera_path":
-        frames = range(context.scene.frame_start, context.scene.frame_end + 1, rig.frame_step)
+        frames = path_frames(context.scene, rig.frame_step)
         shown = frames[:: len(frames) // _FRAMES_SHOWN + 1]
         with Scratch(context.scene, context.view_layer) as scratch:
             return with_files([shot.view for shot in _path_shots(scratch, shown, dataset)], rig)
@@ -304,7 +312,7 @@ def corners_of(bounds: Points) -> Points:
 
 
 def orbit_views(
-    context: bpy.types.Context,
+    context: bpy.types.Context | Place,
     rig: RigSettings,
     dataset: DatasetSettings,
     frames: int,
@@ -371,16 +379,35 @@ def camera_at(scene: bpy.types.Scene, frame: int) -> bpy.types.Object | None:
     return min(bound, key=lambda marker: marker.frame).camera
 
 
-def camera_path_views(context: bpy.types.Context, dataset: DatasetSettings) -> tuple[View, ...]:
-    """The active camera's views over the scene's frame range, for a sequence.
+def path_frames(scene: bpy.types.Scene, step: int = 1) -> range:
+    """Every ``step``-th frame of a scene's range."""
+    return range(scene.frame_start, scene.frame_end + 1, step)
+
+
+def path_steps(place: Place, frames: range, dataset: DatasetSettings) -> Steps[tuple[Shot, ...]]:
+    """The active camera's shots at some frames, with a step of a job now and then.
 
     Raises:
         BadInput: when there is no camera, or it is not a perspective one.
     """
-    scene = context.scene
-    frames = range(scene.frame_start, scene.frame_end + 1)
-    with Scratch(scene, context.view_layer) as scratch:
-        shots = _path_shots(scratch, frames, dataset)
+    shots: tuple[Shot, ...] = ()
+    while True:
+        with Scratch(place.scene, place.view_layer) as scratch:
+            shots += _path_shots(scratch, frames[len(shots) :], dataset, _PAUSE_AFTER)
+        if len(shots) == len(frames):
+            return shots
+        text = f"Looking along the camera's path: {len(shots)} of {len(frames)}"
+        yield Status(text, len(shots) / len(frames))
+
+
+def camera_path_steps(place: Place, dataset: DatasetSettings) -> Steps[tuple[View, ...]]:
+    """The active camera's views over the scene's frame range, for a sequence.
+
+    Raises:
+        BadInput: see ``path_steps``.
+    """
+    frames = path_frames(place.scene)
+    shots = yield from path_steps(place, frames, dataset)
     return tuple(
         dataclasses.replace(shot.view, file=f"{frame:04d}.png")
         for frame, shot in zip(frames, shots, strict=True)
@@ -448,12 +475,18 @@ def _require_motion(scene: bpy.types.Scene, shots: tuple[Shot, ...]) -> None:
         )
 
 
-def _path_shots(scratch: Scratch, frames: range, dataset: DatasetSettings) -> tuple[Shot, ...]:
-    """The active camera at some frames; the person's scene stays at its own frame."""
+def _path_shots(
+    scratch: Scratch, frames: range, dataset: DatasetSettings, seconds: float = math.inf
+) -> tuple[Shot, ...]:
+    """The active camera at some frames; the person's scene stays at its own frame.
+
+    When it takes longer than ``seconds``, only the first of them.
+    """
     if not frames:
         raise BadInput("the scene's frame range is empty: set its end after its start")
     shots = []
     scene = scratch.scene
+    until = time.monotonic() + seconds
     before = scene.frame_current, scene.frame_subframe
     try:
         for frame in frames:
@@ -462,6 +495,8 @@ def _path_shots(scratch: Scratch, frames: range, dataset: DatasetSettings) -> tu
                 raise BadInput("the scene has no camera: add one, or choose another rig")
             scene.frame_set(frame)
             shots.append(_shot(camera, scratch.view_layer.depsgraph, scene.render, dataset))
+            if time.monotonic() > until:
+                break
     finally:
         scene.frame_set(before[0], subframe=before[1])
     return tuple(shots)

@@ -151,16 +151,16 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     )
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
+        # from the first step on the context may be another one
         place = place_of(context)
         settings = knobs.settings_of(context.scene, self._overrides())
         output = folders.output_folder(context.scene, self.output)
         views: tuple[transforms.View, ...] = ()
         # what would fail after an hour of rendering must fail now
         if settings.result.sequence:
-            views = results.sequence_views(context, settings)
+            views = yield from results.sequence_views_steps(place, settings)
             results.require_no_strange_frames(output, len(views))
         program = yield from backend.check_steps()
-        # the context may be another one from here on
         if self.resume:
             source = _trained_on(results.run_of(output), output)
         elif settings.training.field == "sdf":

@@ -89,7 +89,10 @@ def no_renders(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         return transforms.Dataset(folder, (view(0),), np.array([[0.0] * 3, [1.0] * 3]))
 
     monkeypatch.setattr(dataset, "export_steps", export_steps)
-    monkeypatch.setattr(
-        results, "sequence_views", lambda context, settings: tuple(view(i) for i in range(3))
-    )
+
+    def sequence_views_steps(place, settings):
+        yield job.Status("Looking")
+        return tuple(view(i) for i in range(3))
+
+    monkeypatch.setattr(results, "sequence_views_steps", sequence_views_steps)
     return exports

@@ -12,7 +12,7 @@ bpy = pytest.importorskip("bpy", reason="needs Blender as a module: pip install 
 from neural_fields.neural_backend.config import DatasetSettings, RigSettings  # noqa: E402
 from neural_fields.neural_backend.dataset.transforms import View  # noqa: E402
 from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
-from neural_fields.operators import cameras, geometry, knobs, rig  # noqa: E402
+from neural_fields.operators import cameras, geometry, knobs, place, rig  # noqa: E402
 
 GENERATED = ("sphere", "hemisphere", "orbit", "random")
 
@@ -181,11 +181,40 @@ def test_camera_path(scene) -> None:
     assert camera.location.x == pytest.approx(1.04)
 
 
+def path_views(steps: list | None = None):
+    """The views of the camera's path; ``steps`` gets what is shown meanwhile."""
+    looking = rig.camera_path_steps(place.place_of(bpy.context), DatasetSettings())
+    while True:
+        try:
+            status = next(looking)
+        except StopIteration as end:
+            return end.value
+        if steps is not None:
+            steps.append(status)
+
+
+def test_a_long_path_pauses(scene, monkeypatch) -> None:
+    camera = animated_camera(scene)
+    expected = path_views()
+    scene.frame_set(3)
+    camera.location.z = 1.25
+    monkeypatch.setattr(rig, "_PAUSE_AFTER", -1.0)
+    steps: list = []
+    seen = path_views(steps)
+    assert [status.text.split(": ")[1] for status in steps[:2]] == ["1 of 11", "2 of 11"]
+    assert len(steps) == 10
+    assert len(seen) == len(expected) == 11
+    for view, other in zip(seen, expected, strict=True):
+        assert view.file == other.file
+        assert view.world_from_camera[0, 3] == other.world_from_camera[0, 3]
+    assert (scene.frame_current, camera.location.z) == (3, 1.25)
+
+
 def test_looking_along_a_path_moves_nothing(scene) -> None:
     camera = animated_camera(scene)
     scene.frame_set(3)
     camera.location.z = 1.25  # by hand, without a key: a change of the frame would undo it
-    assert len(rig.camera_path_views(bpy.context, DatasetSettings())) == 11
+    assert len(path_views()) == 11
     assert rig.camera_is_animated(scene)
     assert camera.location.z == 1.25
     assert scene.frame_current == 3
@@ -198,7 +227,7 @@ def test_camera_path_follows_the_markers(scene) -> None:
     scene.camera = scene.objects["Camera"]
     scene.timeline_markers.new("first", frame=1).camera = scene.objects["Camera"]
     scene.timeline_markers.new("cut", frame=6).camera = other
-    views = rig.camera_path_views(bpy.context, DatasetSettings())[::5]
+    views = path_views()[::5]
     assert [round(view.world_from_camera[0, 3]) for view in views] == [0, 100, 100]
     assert [view.file for view in views] == ["0001.png", "0006.png", "0011.png"]
     assert scene.camera is scene.objects["Camera"]

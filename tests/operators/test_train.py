@@ -10,7 +10,7 @@ import pytest
 from neural_fields.neural_backend import config, protocol
 from neural_fields.neural_backend.dataset import transforms
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import backend, job, knobs, results, train
+from neural_fields.operators import backend, job, knobs, place, results, train
 
 
 @pytest.fixture
@@ -266,12 +266,19 @@ def test_the_sequence_s_cameras(monkeypatch, start_scene) -> None:
     asked = []
     monkeypatch.setattr(results.rig, "camera_is_animated", lambda scene: asked.append("auto"))
     monkeypatch.setattr(results.rig, "orbit_views", lambda *a: ("orbit", a[3]))
-    monkeypatch.setattr(results.rig, "camera_path_views", lambda *a: "camera")
-    frames = {"result": {"sequence_frames": 9}}
-    context = bpy.context
-    assert results.sequence_views(context, knobs.settings_of(start_scene, frames)) == ("orbit", 9)
+    monkeypatch.setattr(results.rig, "camera_path_steps", lambda *a: iter(()))
+    overrides = {"result": {"sequence_frames": 9}}
+
+    def views() -> object:
+        settings = knobs.settings_of(start_scene, overrides)
+        steps = results.sequence_views_steps(place.place_of(bpy.context), settings)
+        with pytest.raises(StopIteration) as end:
+            next(steps)
+        return end.value.value
+
+    assert views() == ("orbit", 9)
     assert asked == ["auto"]
     monkeypatch.setattr(results.rig, "camera_is_animated", lambda scene: True)
-    assert results.sequence_views(context, knobs.settings_of(start_scene, frames)) == "camera"
+    assert views() is None
     start_scene.neural_fields.result.sequence_path = "orbit"
-    assert results.sequence_views(context, knobs.settings_of(start_scene, frames))[0] == "orbit"
+    assert views() == ("orbit", 9)
