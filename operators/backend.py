@@ -202,21 +202,27 @@ def _last_line(file: BinaryIO, begin: int = 0) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-_checked: set[str] = set()
+_checked: dict[str, dict[str, Any]] = {}
 
 
-def check_steps() -> Steps[str]:
+def check_steps(device: str = "auto") -> Steps[str]:
     """Make sure that the backend's Python can train; returns the Python.
 
     One that was found good is not asked again in this session.
+
+    Args:
+        device: what the training is to run on; one that is absent must not be found out only after
+            all views are rendered.
 
     Raises:
         BadInput: in one line, with the mend.
     """
     program = python()
     if program not in _checked:
-        yield from doctor_steps(program)
-        _checked.add(program)
+        _checked[program] = yield from doctor_steps(program)
+    best = _checked[program].get("device", device)
+    if device not in ("auto", "cpu", best):
+        raise BadInput(f"Device: {program} has no {device}: choose Automatic, which means {best}")
     return program
 
 

@@ -160,7 +160,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         if settings.result.sequence:
             views = yield from results.sequence_views_steps(place, settings)
             results.require_no_strange_frames(output, len(views))
-        program = yield from backend.check_steps()
+        program = yield from backend.check_steps(settings.training.device)
         if self.resume:
             source = _trained_on(results.run_of(output), output)
         elif settings.training.field == "sdf":

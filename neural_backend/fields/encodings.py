@@ -15,7 +15,7 @@ GAUSSIAN_FREQUENCIES = 256
 POSITIONAL_FREQUENCIES = {"nerf": 10, "sdf": 4}
 SIGMA = {"nerf": 6.05, "sdf": 1.0}
 """Cycles along the unit box; a distance is much smoother than a radiance."""
-_CPU_GRID = (8, 18)
+_CPU_GRID = (12, 16)
 _GPU_GRID = (16, 19)
 
 

@@ -27,7 +27,7 @@ class Fake:
         package.mkdir(parents=True)
         shutil.copy(SCRIPT, package / "__main__.py")
         monkeypatch.setattr(backend, "EXTENSION", package.parent)
-        monkeypatch.setattr(backend, "_checked", set())
+        monkeypatch.setattr(backend, "_checked", {})
         monkeypatch.setenv(backend.VARIABLE, sys.executable)
         monkeypatch.setenv("FAKE_BACKEND_CALLS", str(self._calls))
         spec = importlib.util.spec_from_file_location("fake_backend", SCRIPT)

@@ -27,7 +27,12 @@ def doctor(arguments: list[str]) -> int:
     if FAULT == "no torch":
         print("torch: not installed in this Python; run pip install torch", file=sys.stderr)
         return 2
-    report = {"python": "3.11", "packages": {"torch": "0.0"}, "device_name": "a CPU"}
+    report = {
+        "python": "3.11",
+        "packages": {"torch": "0.0"},
+        "device": "cpu",
+        "device_name": "a CPU",
+    }
     print(json.dumps(report | {"environment": sorted(os.environ)}))
     return 0
 

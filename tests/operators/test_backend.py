@@ -61,7 +61,7 @@ def test_a_real_python_without_torch(tmp_path, monkeypatch: pytest.MonkeyPatch) 
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     program = tmp_path / "bare" / ("Scripts" if os.name == "nt" else "bin") / "python"
     monkeypatch.setenv(backend.VARIABLE, str(program))
-    monkeypatch.setattr(backend, "_checked", set())
+    monkeypatch.setattr(backend, "_checked", {})
     with pytest.raises(BadInput, match="pip install") as caught:
         result_of(backend.check_steps())
     assert "\n" not in str(caught.value)

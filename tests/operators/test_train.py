@@ -146,6 +146,14 @@ def test_a_bad_python_is_found_before_anything_is_rendered(
     assert no_renders == []
 
 
+def test_an_absent_device_is_found_before_anything_is_rendered(
+    fake, start_scene, no_renders, output
+) -> None:
+    with pytest.raises(RuntimeError, match="has no cuda: choose Automatic, which means cpu"):
+        bpy.ops.neural_fields.train(output=str(output), device="cuda")
+    assert not (output / "dataset").exists()
+
+
 def test_an_unwritable_output(fake, start_scene, no_renders, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RuntimeError, match=r"cannot be written to .*choose another Output folder"):
@@ -214,8 +222,8 @@ def test_the_scene_that_is_trained_is_the_one_that_was_clicked(
     rig.subject, rig.collection = "collection", bpy.data.objects["Cube"].users_collection[0]
     check = backend.check_steps
 
-    def check_steps():
-        program = yield from check()
+    def check_steps(device):
+        program = yield from check(device)
         bpy.context.window.scene = other
         return program
 
@@ -241,8 +249,8 @@ def test_what_goes_while_the_backend_is_checked(fake, start_scene, output, monke
     )
     check = backend.check_steps
 
-    def check_steps():
-        program = yield from check()
+    def check_steps(device):
+        program = yield from check(device)
         next(gone)()
         return program
 
