@@ -35,8 +35,12 @@ ENVIRONMENTS = {
         # torch by itself and pinned: an open range may pull another build of several gigabytes
         (("torch==2.13.0",), ("numpy<2", "-e", ".[dev]")),
     ),
-    "bpy-4.2": Environment(".venv-bpy-4.2", "3.11", (("bpy==4.2.23", "numpy<2", "pytest>=8.2"),)),
-    "bpy-5.2": Environment(".venv-bpy-5.2", "3.13", (("bpy==5.2.3", "pytest>=8.2"),)),
+    "bpy-4.2": Environment(
+        ".venv-bpy-4.2", "3.11", (("bpy==4.2.23", "numpy<2", "pytest>=8.2", "trimesh>=4.4"),)
+    ),
+    "bpy-5.2": Environment(
+        ".venv-bpy-5.2", "3.13", (("bpy==5.2.3", "pytest>=8.2", "trimesh>=4.4"),)
+    ),
 }
 
 
