@@ -233,6 +233,11 @@ def parse(arguments: list[str]) -> Command:
         with contextlib.suppress(BadInput):
             before = read_config(protocol.RunFolder(command.run_folder)).settings
             command = _parse(arguments, _Knobs(**dataclasses.asdict(before)))
+            assert isinstance(command, Train)
+            if command.settings.preset != before.preset:
+                # another preset is another time
+                before = dataclasses.replace(before, max_seconds=0.0)
+                command = _parse(arguments, _Knobs(**dataclasses.asdict(before)))
     return command
 
 

@@ -15,10 +15,18 @@ FieldKind = Literal["nerf", "sdf"]
 Encoding = Literal["hash", "gaussian", "positional", "basic", "none"]
 Activation = Literal["relu", "sigmoid", "sine", "gaussian"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Preset = Literal["preview", "standard", "best"]
 Background = Literal["random", "white", "black"]
 RigKind = Literal["sphere", "hemisphere", "orbit", "random", "camera_path", "cameras"]
 Subject = Literal["scene", "selection", "collection"]
 SequencePath = Literal["auto", "camera", "orbit"]
+
+PRESET_SECONDS: dict[str, dict[Preset, float]] = {
+    "cpu": {"preview": 30.0, "standard": 120.0, "best": 600.0},
+    "mps": {"preview": 30.0, "standard": 120.0, "best": 600.0},
+    "cuda": {"preview": 10.0, "standard": 60.0, "best": 300.0},
+}
+"""Seconds of training that a preset stands for, by the kind of device."""
 
 
 def knob(
@@ -127,6 +135,9 @@ class DatasetSettings:
 class TrainingSettings:
     """What is trained, on what and for how long."""
 
+    preset: Preset = knob(
+        "standard", "How much time the training gets; the field's size follows from it"
+    )
     field: FieldKind = knob(
         "nerf", "nerf: radiance field from images; sdf: signed distance from geometry"
     )
@@ -134,10 +145,10 @@ class TrainingSettings:
     activation: Activation = knob("relu", "Activation of the hidden layers")
     device: Device = knob("auto", "Where the field trains")
     max_seconds: float = knob(
-        120.0,
-        "Training time, not counting start-up, loading and compiling",
+        0.0,
+        "Training time, not counting start-up, loading and compiling; 0 takes the preset's",
         unit="seconds",
-        low=1.0,
+        low=0.0,
         high=604_800.0,
     )
     max_steps: int = knob(
@@ -152,15 +163,20 @@ class TrainingSettings:
         0.0, "Adam's first learning rate; 0 takes the encoding's own", low=0.0, high=1.0
     )
     batch: int = knob(
-        0, "Samples a step; 0 fits the device", unit="samples", low=0, high=16_777_216
+        0, "Samples a step; 0 fits device and time", unit="samples", low=0, high=16_777_216
     )
-    levels: int = knob(0, "Hash grid: levels; 0 fits the device", low=0, high=32)
+    levels: int = knob(0, "Hash grid: levels; 0 fits device and time", low=0, high=32)
     features: int = knob(2, "Hash grid: features a level", low=1, high=8)
     log2_table_size: int = knob(
-        0, "Hash grid: log2 of the entries a level; 0 fits the device", low=0, high=26
+        0, "Hash grid: log2 of the entries a level; 0 fits device and time", low=0, high=26
     )
     coarsest: int = knob(16, "Hash grid: cells along the coarsest level's edge", low=2, high=1024)
-    finest: int = knob(1024, "Hash grid: cells along the finest level's edge", low=2, high=65_536)
+    finest: int = knob(
+        0,
+        "Hash grid: cells along the finest level's edge; 0 fits device and time",
+        low=0,
+        high=65_536,
+    )
     frequencies: int = knob(
         0, "Fourier features: number of frequencies; 0 takes the field's own", low=0, high=4096
     )

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what mixes _Panel in is a panel
     _Base = bpy.types.Panel
 else:
     _Base = object
-_OFTEN = ("field", "encoding", "device", "max_seconds")
+_OFTEN = ("preset", "field", "encoding", "device", "max_seconds")
 
 
 def draw_lines(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import torch
@@ -10,13 +9,6 @@ from torch import Tensor
 
 from ..config import TrainingSettings
 from ..kernels import Kernels, hash_grid
-
-GAUSSIAN_FREQUENCIES = 256
-POSITIONAL_FREQUENCIES = {"nerf": 10, "sdf": 4}
-SIGMA = {"nerf": 6.05, "sdf": 1.0}
-"""Cycles along the unit box; a distance is much smoother than a radiance."""
-_CPU_GRID = (12, 16)
-_GPU_GRID = (16, 19)
 
 
 class Plain(torch.nn.Module):
@@ -52,17 +44,12 @@ class HashEncoding(torch.nn.Module):
 
     def __init__(self, settings: TrainingSettings, kernels: Kernels, generator: torch.Generator):
         super().__init__()
-        default = _CPU_GRID if kernels.device.type == "cpu" else _GPU_GRID
-        levels = settings.levels or default[0]
-        log2_table_size = settings.log2_table_size or default[1]
         finest = max(settings.finest, settings.coarsest)
-        self.grid = hash_grid(levels, settings.coarsest, finest, log2_table_size)
+        self.grid = hash_grid(settings.levels, settings.coarsest, finest, settings.log2_table_size)
         self._kernels = kernels
-        self.features = levels * settings.features
+        self.features = settings.levels * settings.features
         table = torch.empty(self.grid.entries, settings.features)
         self.table = torch.nn.Parameter(table.uniform_(-1e-4, 1e-4, generator=generator))
-        # what fitted this device goes along with the weights: they may be read on another
-        self.register_buffer("size", torch.tensor([levels, log2_table_size]))
         # [entries, F] where an optimiser wants the table's gradient, in place of autograd's
         self.gradient: Tensor | None = None
 
@@ -70,19 +57,10 @@ class HashEncoding(torch.nn.Module):
         return self._kernels.encode(x, self.table, self.grid, known, self.gradient)
 
 
-def settings_of_state(settings: TrainingSettings, state: dict[str, Tensor]) -> TrainingSettings:
-    """The settings with what was fitted to the device of ``state`` (a checkpoint's tensors)."""
-    for name, value in state.items():
-        if name.startswith("field.") and name.endswith("encoding.size"):
-            levels, log2_table_size = value.tolist()
-            return dataclasses.replace(settings, levels=levels, log2_table_size=log2_table_size)
-    return settings
-
-
 def make_encoding(
     settings: TrainingSettings, kernels: Kernels, generator: torch.Generator | None = None
 ) -> torch.nn.Module:
-    """The encoding that the settings name: [N, 3] in the unit box -> [N, features].
+    """The encoding that the settings, fitted ones, name: [N, 3] in the unit box -> [N, features].
 
     The module has ``features``, its width, and takes as a second argument its own result where
     that is ``known`` and only the gradient is missing. ``generator`` (default: seeded by the
@@ -96,12 +74,11 @@ def make_encoding(
     if settings.encoding == "basic":
         return Fourier(2.0 * math.pi * torch.eye(3))
     if settings.encoding == "positional":
-        count = settings.frequencies or POSITIONAL_FREQUENCIES[settings.field]
+        count = settings.frequencies
         octaves = 2.0 * math.pi * 2.0 ** torch.arange(count)
         return Fourier((torch.eye(3)[:, :, None] * octaves).reshape(3, 3 * count))
-    count = settings.frequencies or GAUSSIAN_FREQUENCIES
-    deviation = 2.0 * math.pi * (settings.sigma or SIGMA[settings.field])
-    return Fourier(torch.randn(3, count, generator=generator) * deviation)
+    frequencies = torch.randn(3, settings.frequencies, generator=generator)
+    return Fourier(frequencies * (2.0 * math.pi * settings.sigma))
 
 
 SPHERICAL_HARMONICS = 16

@@ -38,8 +38,11 @@ class RadianceField(torch.nn.Module):
 
     With the hash encoding this is the network of Müller et al. 2022 (density 1x64 to 16 features,
     colour 2x64); with the others one trunk, 4x256, as in Tancik et al. 2020, and for the
-    direction of view a small head. ``hidden_layers`` and ``width`` change the part that takes
-    the encoding.
+    direction of view a small head. ``hidden_layers`` and ``width`` are those of the part that
+    takes the encoding.
+
+    Args:
+        settings: fitted ones (``training.fitting``), like every field's.
     """
 
     def __init__(self, settings: TrainingSettings, kernels: Kernels):
@@ -48,16 +51,14 @@ class RadianceField(torch.nn.Module):
         self.view_direction = settings.view_direction
         self.encoding = make_encoding(settings, kernels, generator)
         hashed = settings.encoding == "hash"
-        hidden_layers = settings.hidden_layers or (1 if hashed else 4)
-        width = settings.width or (64 if hashed else 256)
         frequency = 30.0 if settings.encoding == "none" else torch.pi
         # without a colour network the trunk's own three features are the colour
         self.geometry = 15 if hashed else 32 if self.view_direction else 3
         self.trunk = MLP(
             self.encoding.features,
             1 + self.geometry,
-            hidden_layers,
-            width,
+            settings.hidden_layers,
+            settings.width,
             settings.activation,
             generator,
             frequency,

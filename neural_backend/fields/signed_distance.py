@@ -17,20 +17,18 @@ class SignedDistanceField(torch.nn.Module):
     """Signed distance over the unit box, negative inside.
 
     The network learns the difference to a sphere in the box's middle, so that the field starts as
-    a distance: positive far away, with gradients of length 1. With the hash encoding the network
-    is 2x64 (Müller et al. 2022), else 4x256.
+    a distance: positive far away, with gradients of length 1.
     """
 
     def __init__(self, settings: TrainingSettings, kernels: Kernels):
         super().__init__()
         generator = torch.Generator().manual_seed(settings.seed)
         self.encoding = make_encoding(settings, kernels, generator)
-        hashed = settings.encoding == "hash"
         self.network = MLP(
             self.encoding.features,
             1,
-            settings.hidden_layers or (2 if hashed else 4),
-            settings.width or (64 if hashed else 256),
+            settings.hidden_layers,
+            settings.width,
             settings.activation,
             generator,
             30.0 if settings.encoding == "none" else torch.pi,

@@ -14,7 +14,7 @@ from .. import protocol
 from ..config import TrainingSettings
 from ..dataset.images import load_views
 from ..dataset.transforms import Dataset
-from ..fields.encodings import HashEncoding, settings_of_state
+from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, choose
 from ..rendering import volume
@@ -23,8 +23,6 @@ from ..sampling.rays import Cameras
 from . import optimiser
 from .task import Step, field_state, part, restore
 
-HASH_RATE = 2e-2
-FOURIER_RATE = 5e-4
 LAST_RATE = 0.1
 """The learning rate at the end, as a fraction of the first."""
 WEIGHT_DECAY = 1e-6
@@ -35,9 +33,6 @@ LONGEST_STEP = math.sqrt(3.0) / 256
 
 GRID_FROM = 128  # steps, before which the density says little
 GRID_EVERY = 16
-_CPU_BATCH = 2**15
-_CPU_FOURIER_BATCH = 2**13
-_GPU_BATCH = 2**18
 _FIRST_RAYS = 1024
 _MOST_RAYS = 2**16
 _VALIDATION_VIEWS = 8
@@ -49,6 +44,7 @@ class NerfTask:
     """See ``task.Task``.
 
     Args:
+        settings: fitted ones.
         dataset: whose training views are learned; the validation views (else the test views) are
             only looked at.
         emit: gets a warning where something is doubtful.
@@ -91,12 +87,7 @@ class NerfTask:
         ).float()  # mps has no doubles
         self.grid = self._first_grid()
         self._generator = torch.Generator(device).manual_seed(settings.seed)
-        hashed = settings.encoding == "hash"
-        self._rate = settings.learning_rate or (HASH_RATE if hashed else FOURIER_RATE)
-        fitting = _GPU_BATCH
-        if device.type == "cpu":
-            fitting = _CPU_BATCH if hashed else _CPU_FOURIER_BATCH
-        self._batch = settings.batch or fitting
+        self._rate, self._batch = settings.learning_rate, settings.batch
         self._rays = min(_FIRST_RAYS, self._batch)
         self._steps = 0
         encoding = self.field.encoding
@@ -264,7 +255,7 @@ def load_field(
         KeyError, ValueError, RuntimeError: when the state does not fit the settings.
     """
     kernels = choose(device)
-    field = RadianceField(settings_of_state(settings, state), kernels).to(device)
+    field = RadianceField(settings, kernels).to(device)
     grid = full_grid(len(state["field.grid.density"]), SHORTEST_STEP, device)
     _load(field, grid, state)
     return field.eval(), grid, kernels

@@ -21,10 +21,10 @@ import torch
 from .. import config, devices, kernels, protocol
 from ..config import TrainingSettings
 from ..dataset import images, transforms
-from ..fields.encodings import settings_of_state
 from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
 from . import checkpoint, nerf, sdf
+from .fitting import FITTED, fit
 from .leash import Leash
 from .loop import Training
 from .run_config import RunConfig, read_config, write_config
@@ -47,6 +47,7 @@ MODEL = (
 )
 """The settings that shape the field: weights fit no other values of them."""
 
+_State = dict[str, torch.Tensor]
 _OTHER_FOLDER = "free some space or choose another folder"
 
 
@@ -193,13 +194,14 @@ def _train(
     leash = Leash()
     device = devices.choose(settings.device)
     header: checkpoint.Header | None = None
-    state: dict[str, torch.Tensor] = {}
+    state: _State = {}
     if resume:
-        state, header = _to_resume(run, settings, emit)
+        settings, state, header = _to_resume(run, settings, device, emit)
     elif init is not None:
-        state = _to_start_from(RunFolder(init), settings)
+        settings, state, _ = _to_start_from(RunFolder(init), settings)
+    fitted = fit(settings, device)
     torch.manual_seed(settings.seed)
-    task = _task(settings_of_state(settings, state), source, device, emit)
+    task = _task(fitted, source, device, emit)
     if slow := kernels.why_not_fast(device):
         emit(protocol.Warning(slow))
     try:
@@ -220,7 +222,11 @@ def _train(
                 f"{source}: its bounds are not those that {run.path} was trained on; train "
                 "without --resume"
             )
-        write_config(run, RunConfig(source, settings, task.field_from_world))
+        # the weights fit only the field as it is; what is left open otherwise may fit anew when
+        # the run goes on with another device or more time
+        model = {name: getattr(fitted, name) for name in MODEL}
+        kept = dataclasses.replace(settings, **model)
+        write_config(run, RunConfig(source, kept, task.field_from_world))
         emit.ready()
     except OSError as error:
         reason = error.strerror or error
@@ -236,7 +242,7 @@ def _train(
             header.step if header else 0,
         )
     )
-    training = Training(task, settings, run, emit, header)
+    training = Training(task, fitted, run, emit, header)
     with _interrupts_pull(leash) as interrupts:
         done = training.run_until(leash)
     metrics = {
@@ -267,42 +273,66 @@ def _task(
 
 
 def _to_resume(
-    run: RunFolder, settings: TrainingSettings, emit: Callable[[Event], None]
-) -> tuple[dict[str, torch.Tensor], checkpoint.Header | None]:
-    """The state to go on from; nothing where the run was ended before its first checkpoint."""
-    before = read_config(run)
-    _same_model(run, before.settings, settings)
+    run: RunFolder,
+    settings: TrainingSettings,
+    device: torch.device,
+    emit: Callable[[Event], None],
+) -> tuple[TrainingSettings, _State, checkpoint.Header | None]:
+    """What to go on with; no state where the run was ended before its first checkpoint."""
+    before = read_config(run).settings
     if not run.checkpoint.exists():
         emit(
             protocol.Warning(
                 f"{run.path}: the run had no checkpoint yet; training starts from the beginning"
             )
         )
-        return {}, None
-    state, header = checkpoint.load(run.checkpoint)
-    steps, seconds = settings.max_steps, settings.max_seconds
+        return _of_model(run, before, settings), {}, None
+    settings, state, header = _to_start_from(run, settings)
+    fitted = fit(settings, device)
+    steps, seconds = fitted.max_steps, fitted.max_seconds
     if header.seconds >= seconds or (steps and header.step >= steps):
         raise BadInput(
             f"{run.path}: resume: the run is finished ({header.seconds:.0f} s, {header.step} "
-            "steps); raise --max-seconds (or --max-steps) above that to train it further"
+            "steps); give it more: another --preset, --max-seconds or --max-steps"
         )
-    return state, header
+    return settings, state, header
 
 
-def _to_start_from(run: RunFolder, settings: TrainingSettings) -> dict[str, torch.Tensor]:
-    _same_model(run, read_config(run).settings, settings)
-    return checkpoint.load(run.checkpoint)[0]
+def _to_start_from(
+    run: RunFolder, settings: TrainingSettings
+) -> tuple[TrainingSettings, _State, checkpoint.Header]:
+    before = read_config(run).settings
+    state, header = checkpoint.load(run.checkpoint)
+    return _of_model(run, _sized(before, state), settings), state, header
 
 
-def _same_model(run: RunFolder, before: TrainingSettings, now: TrainingSettings) -> None:
+def _sized(settings: TrainingSettings, state: _State) -> TrainingSettings:
+    """The settings with the hash grid's size that earlier runs keep beside the weights."""
+    size = state.pop("field.encoding.size", None)
+    if size is None:
+        return settings
+    levels, log2_table_size = size.tolist()
+    return dataclasses.replace(settings, levels=levels, log2_table_size=log2_table_size)
+
+
+def _of_model(run: RunFolder, before: TrainingSettings, now: TrainingSettings) -> TrainingSettings:
+    """The settings ``now`` for the weights of a run: what they leave open is as it was ``before``.
+
+    Raises:
+        BadInput: they ask for a field of another shape.
+    """
+    left_open = {}
     for name in MODEL:
         old, new = getattr(before, name), getattr(now, name)
-        if old != new:
+        if name in FITTED and not new:
+            left_open[name] = old
+        elif old != new:
             flag = name.replace("_", "-")
             raise BadInput(
                 f"{run.config}: {name}: the run has {old}, not {new}; give --{flag} {old}, or "
                 "train a new run"
             )
+    return dataclasses.replace(now, **left_open)
 
 
 def _set_aside(run: RunFolder) -> None:
@@ -354,13 +384,12 @@ def _interrupts_pull(leash: Leash) -> Iterator[list[int]]:
             signal.signal(each, handler)
 
 
-def _check_size(settings: TrainingSettings, state: dict[str, torch.Tensor]) -> None:
+def _check_size(settings: TrainingSettings, state: _State) -> None:
     """Make sure that no field is built which is much larger than what the checkpoint holds.
 
     Raises:
         KeyError, ValueError: the settings and the state contradict each other.
     """
-    settings = settings_of_state(settings, state)
     problem = config.check(settings)
     if problem:
         raise ValueError(problem)
@@ -410,19 +439,20 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
         device = devices.choose("auto")
     grid: OccupancyGrid | None = None
     try:
-        _check_size(opened.settings, state)
+        settings = fit(_sized(opened.settings, state), device)
+        _check_size(settings, state)
         with told_if_out_of_memory():
-            if opened.settings.field == "sdf":
-                field: torch.nn.Module = sdf.load_field(opened.settings, state, device)
+            if settings.field == "sdf":
+                field: torch.nn.Module = sdf.load_field(settings, state, device)
                 used = kernels.choose(device)
             else:
-                field, grid, used = nerf.load_field(opened.settings, state, device)
+                field, grid, used = nerf.load_field(settings, state, device)
     except (KeyError, ValueError, RuntimeError) as error:
         raise BadInput(
             f"{run.checkpoint}: does not fit {run.config} ({first_line(error)}); train again"
         ) from None
     return OpenRun(
-        opened.settings,
+        settings,
         opened.source,
         opened.field_from_world,
         field,

@@ -13,7 +13,6 @@ from .. import kernels
 from ..config import TrainingSettings
 from ..dataset.transforms import field_from_bounds
 from ..extraction import mesh_file
-from ..fields.encodings import settings_of_state
 from ..fields.signed_distance import SignedDistanceField
 from ..protocol import Event, Warning
 from ..rendering import sphere_tracing
@@ -21,12 +20,10 @@ from ..sampling.surface import MeshDistance, SurfaceSampler, logistic
 from . import optimiser
 from .task import Step, field_state, restore
 
-_CPU_BATCH, _CPU_FOURIER_BATCH, _GPU_BATCH = 1 << 13, 1 << 11, 1 << 18
 _CPU_POOL, _GPU_POOL = 1 << 18, 1 << 20
 _FRESH = 512  # samples of the pool that a step replaces
 _NEAR = 30.0 / 1024.0  # largest scale of the noise, field units
 _PREVIEW = 200  # pixels
-_HASH_RATE, _FOURIER_RATE = 1e-2, 1e-3
 _DECAY = 0.1  # of the learning rate over the budget
 
 
@@ -74,7 +71,7 @@ class SdfTask:
     latter parts come from a pool, a little of which is replaced in each step.
 
     Args:
-        settings: of the run.
+        settings: fitted ones.
         source: the mesh file.
         device: where the field trains.
         emit: gets warnings about the mesh.
@@ -100,13 +97,10 @@ class SdfTask:
         self._sampler = SurfaceSampler(reference.vertices, reference.faces, device)
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._host_generator = torch.Generator().manual_seed(settings.seed)
-        on_cpu = device.type == "cpu"
-        hashed = settings.encoding == "hash"
-        on_cpu_batch = _CPU_BATCH if hashed else _CPU_FOURIER_BATCH
-        self._batch = settings.batch or (on_cpu_batch if on_cpu else _GPU_BATCH)
-        self._pool, self._pool_distance = self._measure(_CPU_POOL if on_cpu else _GPU_POOL)
+        self._rate, self._batch = settings.learning_rate, settings.batch
+        pool = _CPU_POOL if device.type == "cpu" else _GPU_POOL
+        self._pool, self._pool_distance = self._measure(pool)
         self._steps = 0
-        self._rate = settings.learning_rate or (_HASH_RATE if hashed else _FOURIER_RATE)
         self._optimiser = torch.optim.Adam(
             self.field.parameters(), lr=self._rate, betas=optimiser.BETAS, eps=optimiser.EPSILON
         )
@@ -189,6 +183,6 @@ def load_field(
     Raises:
         KeyError, ValueError, RuntimeError: when the state does not fit the settings.
     """
-    field = SignedDistanceField(settings_of_state(settings, state), kernels.choose(device))
+    field = SignedDistanceField(settings, kernels.choose(device))
     field.load_state_dict(field_state(state))
     return field.to(device).eval()

@@ -16,10 +16,10 @@ import pytest
 import torch
 import trimesh
 
-from neural_backend import command_line, protocol
+from neural_backend import command_line, config, protocol
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Intrinsics, View
-from neural_backend.training import checkpoint
+from neural_backend.training import checkpoint, fitting
 from neural_backend.training import run as runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,7 +70,7 @@ def events(run):
         (["train", "x", "--run", "y", "--speed", "3"], "--speed"),
         (["train", "x", "--run", "y", "--max-seconds", "soon"], "--max-seconds"),
         (["train", "x", "--run", "y", "--max-seconds", "nan"], "finite"),
-        (["train", "x", "--run", "y", "--max-seconds", "-3"], "at least 1"),
+        (["train", "x", "--run", "y", "--max-seconds", "-3"], "at least 0"),
         (["train", "x", "--run", "y", "--encoding", "hsah"], "hsah"),
         (["mesh", "x", "--output", "a.glb", "--resolution", "7"], "resolution"),
         (["evaluate", "x", "--views", "-1"], "views"),
@@ -84,7 +84,7 @@ def test_help_names_units_and_ranges(capsys):
     assert command_line.run(["train", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "--max-seconds FLOAT Training time" in text
-    assert "(seconds, 1 to 604800) (default: 120.0)" in text
+    assert "(seconds, 0 to 604800) (default: 0.0)" in text
 
 
 HOSTILE = {
@@ -222,6 +222,59 @@ def test_a_finished_run_is_resumed_only_with_a_larger_budget(capsys, tmp_path, b
     assert "levels" in line
 
 
+def test_what_shapes_the_field_is_kept_and_the_rest_fits_anew(tmp_path, ball, monkeypatch):
+    run = tmp_path / "run"
+    train = ["train", str(ball), "--run", str(run), "--field=sdf", "--device=cpu", "--max-steps"]
+
+    def kept():
+        return json.loads((run / "config.json").read_text())["settings"]
+
+    row = fitting._HASH["cpu", "sdf"][0][1]
+    rows = {("cpu", "sdf"): ((math.inf, row._replace(levels=3, log2_table_size=9)),)}
+    monkeypatch.setattr(fitting, "_HASH", rows)
+    assert command_line.run([*train, "1", "--preset=best"]) == 0
+    assert (kept()["levels"], kept()["log2_table_size"], kept()["finest"]) == (3, 9, 1024)
+    assert (kept()["preset"], kept()["max_seconds"], kept()["batch"]) == ("best", 0.0, 0)
+    # as if now on another device
+    rows = {("cpu", "sdf"): ((math.inf, row._replace(batch=100)),)}
+    monkeypatch.setattr(fitting, "_HASH", rows)
+    assert command_line.run([*train, "2", "--resume"]) == 0
+    assert (kept()["levels"], kept()["batch"]) == (3, 0)
+    shown = [e for e in events(run) if isinstance(e, protocol.Progress)]
+    assert shown[-1].max_seconds == config.PRESET_SECONDS["cpu"]["best"]
+
+
+def test_a_resumed_run_s_time_is_what_was_said_last(tmp_path, trained):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    content = json.loads((run / "config.json").read_text())
+    content["settings"] |= {"preset": "preview", "max_seconds": 50.0}
+    (run / "config.json").write_text(json.dumps(content))
+
+    def asked(*arguments):
+        command = command_line.parse(["train", "x", "--run", str(run), "--resume", *arguments])
+        return command.settings.preset, command.settings.max_seconds
+
+    assert asked() == ("preview", 50.0)
+    assert asked("--max-seconds=70") == ("preview", 70.0)
+    assert asked("--preset=best") == ("best", 0.0)
+    assert asked("--preset=best", "--max-seconds=70") == ("best", 70.0)
+
+
+def test_a_run_that_keeps_its_size_beside_its_weights_is_opened(tmp_path, trained):
+    shutil.copytree(trained, tmp_path / "run")
+    run = protocol.RunFolder(tmp_path / "run")
+    content = json.loads(run.config.read_text())
+    for name in ("levels", "log2_table_size", "hidden_layers", "width"):
+        content["settings"][name] = 0
+    del content["settings"]["preset"]
+    run.config.write_text(json.dumps(content))
+    tensors, header = checkpoint.load(run.checkpoint)
+    tensors["field.encoding.size"] = torch.tensor([4, 10])
+    checkpoint.save(run.checkpoint, tensors, header)
+    assert runs.open_run(run.path).settings.levels == 4
+
+
 def test_a_new_run_keeps_the_old_one_beside(tmp_path, ball):
     run = tmp_path / "run"
     for _ in range(3):
@@ -250,8 +303,11 @@ def test_weights_can_come_from_another_run(capsys, tmp_path, ball, trained):
         first[name] = next(e.loss for e in events(run) if isinstance(e, protocol.Progress))
     assert first["warm"] < 0.7 * first["cold"]
     run = tmp_path / "other"
-    line = refused(capsys, "train", ball, "--run", run, "--field=sdf", "--init", trained)
-    assert "levels" in line
+    train = ["train", str(ball), "--run", str(run), "--field=sdf", "--init", str(trained)]
+    assert "give --levels 4" in refused(capsys, *train, "--levels=5")
+    # what is not given is as it is there
+    assert command_line.run([*train, "--max-steps=1"]) == 0
+    assert json.loads((run / "config.json").read_text())["settings"]["levels"] == 4
 
 
 def test_two_trainings_do_not_share_a_folder(capsys, tmp_path, ball):
@@ -280,8 +336,8 @@ def test_two_trainings_do_not_share_a_folder(capsys, tmp_path, ball):
     ],
 )
 def test_a_hostile_config_is_refused(capsys, tmp_path, trained, change, said):
-    config = json.loads((trained / "config.json").read_text()) | change
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    content = json.loads((trained / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(content))
     (tmp_path / "checkpoint.safetensors").symlink_to(trained / "checkpoint.safetensors")
     assert said in refused(capsys, "mesh", tmp_path, "--output", tmp_path / "a.glb")
     assert not (tmp_path / "a.glb").exists()

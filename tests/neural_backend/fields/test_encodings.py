@@ -6,14 +6,16 @@ import torch
 
 from neural_backend.config import TrainingSettings
 from neural_backend.fields import encodings
-from neural_backend.fields.encodings import make_encoding, settings_of_state
+from neural_backend.fields.encodings import make_encoding
 from neural_backend.kernels import choose
+from neural_backend.training.fitting import fit
 
-KERNELS = choose(torch.device("cpu"))
+CPU = torch.device("cpu")
+KERNELS = choose(CPU)
 
 
 def encoding(**settings):
-    return make_encoding(TrainingSettings(**settings), KERNELS)
+    return make_encoding(fit(TrainingSettings(**settings), CPU), KERNELS)
 
 
 @pytest.mark.parametrize("name", ["hash", "gaussian", "positional", "basic", "none"])
@@ -56,15 +58,6 @@ def test_making_an_encoding_leaves_the_global_generator_alone():
     torch.manual_seed(5)
     encoding(encoding="gaussian")
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_what_fitted_the_device_is_read_from_the_weights():
-    settings = TrainingSettings(levels=3, log2_table_size=9)
-    state = make_encoding(settings, KERNELS).state_dict()
-    state = {f"field.encoding.{name}": value for name, value in state.items()}
-    read = settings_of_state(TrainingSettings(), state)
-    assert (read.levels, read.log2_table_size) == (3, 9)
-    assert settings_of_state(TrainingSettings(encoding="none"), {}).levels == 0
 
 
 def test_spherical_harmonics_along_the_axes():

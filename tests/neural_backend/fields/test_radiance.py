@@ -6,10 +6,16 @@ import torch
 from neural_backend.config import TrainingSettings
 from neural_backend.fields.radiance import RadianceField, truncated_exp
 from neural_backend.kernels import choose
+from neural_backend.training.fitting import fit
 
-KERNELS = choose(torch.device("cpu"))
+CPU = torch.device("cpu")
+KERNELS = choose(CPU)
 SMALL = {"levels": 2, "log2_table_size": 8}
 ENCODINGS = ["hash", "gaussian", "positional", "basic", "none"]
+
+
+def make_field(**settings):
+    return RadianceField(fit(TrainingSettings(**settings), CPU), KERNELS)
 
 
 def directions(count):
@@ -30,8 +36,7 @@ def test_truncated_exp_and_its_gradient():
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("view_direction", [True, False])
 def test_shapes_ranges_and_gradients(encoding, view_direction):
-    settings = TrainingSettings(encoding=encoding, view_direction=view_direction, **SMALL)
-    field = RadianceField(settings, KERNELS)
+    field = make_field(encoding=encoding, view_direction=view_direction, **SMALL)
     density, rgb = field(torch.rand(6, 3), directions(6))
     assert density.shape == (6,)
     assert rgb.shape == (6, 3)
@@ -47,8 +52,7 @@ def test_shapes_ranges_and_gradients(encoding, view_direction):
 def test_direction_counts_only_where_it_should(encoding):
     x = torch.rand(4, 3)
     for view_direction in (True, False):
-        settings = TrainingSettings(encoding=encoding, view_direction=view_direction, **SMALL)
-        field = RadianceField(settings, KERNELS)
+        field = make_field(encoding=encoding, view_direction=view_direction, **SMALL)
         first, second = field(x, directions(4)), field(x, -directions(4))
         assert torch.equal(first[0], second[0])
         assert torch.equal(first[1], second[1]) != view_direction
@@ -56,14 +60,12 @@ def test_direction_counts_only_where_it_should(encoding):
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid", "sine", "gaussian"])
 def test_every_activation_starts_finite(activation):
-    field = RadianceField(TrainingSettings(activation=activation, **SMALL), KERNELS)
+    field = make_field(activation=activation, **SMALL)
     density, rgb = field(torch.rand(100, 3), directions(100))
     assert torch.isfinite(density).all()
     assert torch.isfinite(rgb).all()
 
 
 def test_width_and_depth_follow_the_settings():
-    field = RadianceField(
-        TrainingSettings(encoding="gaussian", hidden_layers=2, width=24, frequencies=5), KERNELS
-    )
+    field = make_field(encoding="gaussian", hidden_layers=2, width=24, frequencies=5)
     assert [tuple(weight.shape) for weight in field.trunk.weights][:2] == [(24, 10), (24, 24)]

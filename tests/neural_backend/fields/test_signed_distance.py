@@ -4,13 +4,19 @@ import torch
 from neural_backend.config import TrainingSettings
 from neural_backend.fields.signed_distance import SignedDistanceField
 from neural_backend.kernels import choose
+from neural_backend.training.fitting import fit
 
-KERNELS = choose(torch.device("cpu"))
+CPU = torch.device("cpu")
+
+
+def make_field(**settings):
+    settings = TrainingSettings(field="sdf", **settings)
+    return SignedDistanceField(fit(settings, CPU), choose(CPU))
 
 
 @pytest.mark.parametrize("encoding", ["hash", "gaussian", "positional", "basic", "none"])
 def test_starts_as_a_distance(encoding):
-    field = SignedDistanceField(TrainingSettings(encoding=encoding), KERNELS)
+    field = make_field(encoding=encoding)
     x = torch.rand(500, 3)
     distance = field(x)
     assert distance.shape == (500,)
@@ -21,7 +27,7 @@ def test_starts_as_a_distance(encoding):
 
 
 def test_normals_come_from_its_gradient():
-    field = SignedDistanceField(TrainingSettings(levels=4, log2_table_size=12), KERNELS)
+    field = make_field(levels=4, log2_table_size=12)
     x = torch.tensor([[0.9, 0.5, 0.5], [0.5, 0.5, 0.1]], requires_grad=True)
     (gradient,) = torch.autograd.grad(field(x).sum(), x)
     torch.testing.assert_close(
@@ -30,7 +36,7 @@ def test_normals_come_from_its_gradient():
 
 
 def test_one_point_can_be_learned():
-    field = SignedDistanceField(TrainingSettings(levels=4, log2_table_size=10), KERNELS)
+    field = make_field(levels=4, log2_table_size=10)
     x = torch.rand(64, 3, generator=torch.Generator().manual_seed(0))
     truth = (x - 0.4).abs().amax(-1) - 0.2
     optimiser = torch.optim.Adam(field.parameters(), lr=1e-2)

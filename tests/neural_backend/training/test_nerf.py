@@ -13,6 +13,7 @@ from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.protocol import BadInput
 from neural_backend.sampling.rays import Cameras
 from neural_backend.training import evaluation, nerf
+from neural_backend.training.fitting import fit
 from neural_backend.training.nerf import NerfTask, load_field
 
 CPU = torch.device("cpu")
@@ -78,6 +79,7 @@ def scene(tmp_path_factory):
 
 
 def task(dataset, settings=SMALL, events=None):
+    settings = fit(settings, CPU)
     return NerfTask(settings, dataset, CPU, (events if events is not None else []).append)
 
 
@@ -108,7 +110,7 @@ def test_learns_a_ball(scene, changes, psnr):
     trained = task(scene, settings)
     before = trained.validate()
     train(trained, 100)
-    field, grid, kernels = load_field(settings, trained.state(), CPU)
+    field, grid, kernels = load_field(fit(settings, CPU), trained.state(), CPU)
     scores = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "test")
     assert scores.views == 2
     assert scores.psnr > psnr
@@ -192,13 +194,6 @@ def test_a_state_of_other_settings_is_refused(scene):
         task(scene).load_state({})
 
 
-def test_the_field_is_read_without_its_grid_size_in_the_settings(scene):
-    state = task(scene).state()
-    automatic = dataclasses.replace(SMALL, levels=0, log2_table_size=0)
-    field, _, _ = load_field(automatic, state, CPU)
-    assert field.encoding.grid.levels == SMALL.levels
-
-
 def test_samples_are_as_long_as_pixels_are_wide(scene):
     # 3 units away, a focal length of 40 pixels: far coarser than the longest step
     cameras = Cameras(scene.views, scene.field_from_world, CPU)
@@ -226,7 +221,7 @@ def test_nothing_to_train_on(scene):
 
 def test_nothing_to_evaluate(scene):
     only = dataclasses.replace(scene, views=scene.split("train"))
-    field, grid, kernels = load_field(SMALL, task(scene).state(), CPU)
+    field, grid, kernels = load_field(fit(SMALL, CPU), task(scene).state(), CPU)
     with pytest.raises(BadInput, match="no test views"):
         evaluation.evaluate_views(field, grid, kernels, only, only.field_from_world)
 
@@ -253,7 +248,7 @@ def test_photos_without_alpha_and_of_several_sizes(scene, tmp_path):
     trained = task(dataset)
     assert trained.grid.possible.all()
     assert math.isfinite(train(trained, 3))
-    _, grid, _ = load_field(SMALL, trained.state(), CPU)
+    _, grid, _ = load_field(fit(SMALL, CPU), trained.state(), CPU)
     assert torch.equal(grid.occupied, trained.grid.occupied)
     assert grid.step == trained.grid.step
 

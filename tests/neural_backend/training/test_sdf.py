@@ -8,6 +8,7 @@ import trimesh
 from neural_backend.config import TrainingSettings
 from neural_backend.extraction import comparison
 from neural_backend.training import sdf
+from neural_backend.training.fitting import fit
 from neural_backend.training.sdf import Reference, SdfTask
 
 CPU = torch.device("cpu")
@@ -24,9 +25,12 @@ def torus(tmp_path, monkeypatch):
     return path
 
 
+def fitted(**settings):
+    return fit(TrainingSettings(field="sdf", device="cpu", **settings), CPU)
+
+
 def learn(path, steps, **settings):
-    settings = TrainingSettings(field="sdf", device="cpu", **settings)
-    task = SdfTask(settings, path, CPU, lambda event: None)
+    task = SdfTask(fitted(**settings), path, CPU, lambda event: None)
     losses = [float(task.step(step / steps).loss) for step in range(steps)]
     return task, losses
 
@@ -68,12 +72,12 @@ def test_a_mesh_turned_inside_out_is_told_and_turned_back(tmp_path):
 def test_a_mesh_that_encloses_nothing_is_told(tmp_path):
     (tmp_path / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     events = []
-    SdfTask(TrainingSettings(field="sdf", **SMALL), tmp_path / "flat.obj", CPU, events.append)
+    SdfTask(fitted(**SMALL), tmp_path / "flat.obj", CPU, events.append)
     assert "enclose" in events[0].message
 
 
 def test_a_resumed_task_goes_on_as_if_never_stopped(torus):
-    settings = TrainingSettings(field="sdf", device="cpu", **SMALL)
+    settings = fitted(**SMALL)
     first = SdfTask(settings, torus, CPU, lambda event: None)
     # with the pool's oldest samples replaced on both sides
     for _ in range(70):

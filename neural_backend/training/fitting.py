@@ -1,0 +1,89 @@
+"""What follows from the device and the time: everything that the settings leave open."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+
+from ..config import PRESET_SECONDS, FieldKind, TrainingSettings
+
+FITTED = (
+    "max_seconds",
+    "learning_rate",
+    "batch",
+    "levels",
+    "log2_table_size",
+    "finest",
+    "frequencies",
+    "sigma",
+    "hidden_layers",
+    "width",
+)
+"""The settings for which 0 means: what fits."""
+
+
+class _Hash(NamedTuple):
+    levels: int
+    log2_table_size: int
+    finest: int
+    batch: int
+    hidden_layers: int
+    width: int
+    learning_rate: float
+
+
+class _Fourier(NamedTuple):
+    batch: int
+    hidden_layers: int
+    width: int
+    learning_rate: float
+
+
+# A row is for budgets up to its seconds. A larger table takes longer to learn and leaves the
+# cache, so it pays only with minutes. The networks and rates are those of Müller et al. 2022 and
+# Tancik et al. 2020, the latter's rate for sdf excepted.
+_ALWAYS = math.inf
+_HASH: dict[tuple[str, FieldKind], tuple[tuple[float, _Hash], ...]] = {
+    ("cpu", "nerf"): (
+        (300.0, _Hash(12, 16, 1024, 2**15, 1, 64, 2e-2)),
+        (_ALWAYS, _Hash(12, 18, 1024, 2**15, 1, 64, 2e-2)),
+    ),
+    ("cpu", "sdf"): ((_ALWAYS, _Hash(12, 16, 1024, 2**13, 2, 64, 1e-2)),),
+    ("gpu", "nerf"): (
+        (120.0, _Hash(16, 19, 1024, 2**18, 1, 64, 2e-2)),
+        (_ALWAYS, _Hash(16, 20, 2048, 2**18, 1, 64, 2e-2)),
+    ),
+    ("gpu", "sdf"): ((_ALWAYS, _Hash(16, 19, 1024, 2**18, 2, 64, 1e-2)),),
+}
+_FOURIER: dict[tuple[str, FieldKind], tuple[tuple[float, _Fourier], ...]] = {
+    ("cpu", "nerf"): ((_ALWAYS, _Fourier(2**13, 4, 256, 5e-4)),),
+    ("cpu", "sdf"): ((_ALWAYS, _Fourier(2**11, 4, 256, 1e-3)),),
+    ("gpu", "nerf"): ((_ALWAYS, _Fourier(2**18, 4, 256, 5e-4)),),
+    ("gpu", "sdf"): ((_ALWAYS, _Fourier(2**18, 4, 256, 1e-3)),),
+}
+# cycles along the unit box; a distance is much smoother than a radiance
+_FREQUENCIES: dict[str, dict[FieldKind, dict[str, float]]] = {
+    "gaussian": {
+        "nerf": {"frequencies": 256, "sigma": 6.05},
+        "sdf": {"frequencies": 256, "sigma": 1.0},
+    },
+    "positional": {"nerf": {"frequencies": 10}, "sdf": {"frequencies": 4}},
+}
+
+
+def fit(settings: TrainingSettings, device: torch.device) -> TrainingSettings:
+    """The settings with what suits the device and the time wherever they say 0.
+
+    What is given stays; what the encoding does not use stays too.
+    """
+    seconds = settings.max_seconds or PRESET_SECONDS[device.type][settings.preset]
+    kind = "cpu" if device.type == "cpu" else "gpu"
+    fitting: dict[str, float] = {"max_seconds": seconds}
+    rows = _HASH if settings.encoding == "hash" else _FOURIER
+    fitting |= next(row for most, row in rows[kind, settings.field] if seconds <= most)._asdict()
+    fitting |= _FREQUENCIES.get(settings.encoding, {}).get(settings.field, {})
+    wanted = {name: value for name, value in fitting.items() if not getattr(settings, name)}
+    return dataclasses.replace(settings, **wanted)
