@@ -55,20 +55,24 @@ class TrainingBar:
 
     def __call__(self, event: protocol.Event) -> None:
         if isinstance(event, protocol.Started):
-            form = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}"
+            form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
             what = f"training on {event.device}"
             self._bar = tqdm.tqdm(total=1.0, desc=what, bar_format=form, leave=False, **_options())
+            if event.eta is not None:
+                self._bar.set_postfix_str(f"{protocol.in_words(event.eta)} left")
         elif isinstance(event, protocol.Progress) and self._bar is not None:
-            self._bar.n = event.seconds / max(event.seconds + event.eta, 1e-9)
-            said = f"step {event.step}, loss {event.loss:.3g}"
+            self._bar.n = event.spent
+            said = f"{protocol.in_words(event.eta)} left, step {event.step}, loss {event.loss:.3g}"
             if event.psnr is not None:
                 said += f", {event.psnr:.1f} dB"
             self._bar.set_postfix_str(said, refresh=False)
-            self._bar.update(0.0)
+            self._bar.refresh()
         elif isinstance(event, protocol.Warning):
             tqdm.tqdm.write(f"warning: {event.message}", file=sys.stderr)
         elif isinstance(event, protocol.Done):
-            psnr = "" if event.psnr is None else f", {event.psnr:.2f} dB"
-            tqdm.tqdm.write(
-                f"{event.reason}: step {event.step}, {event.seconds:.1f} s{psnr}", file=sys.stderr
-            )
+            said = f"{event.reason}: step {event.step}, {event.seconds:.1f} s"
+            if event.psnr is not None:
+                said += f", {event.psnr:.2f} dB"
+            if event.ssim is not None:
+                said += f", SSIM {event.ssim:.3f}"
+            tqdm.tqdm.write(said, file=sys.stderr)

@@ -33,6 +33,16 @@ def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def in_words(seconds: float) -> str:
+    """A time as people say it: ``45 s``, ``1 min 20 s``, ``12 min``, ``2 h 5 min``."""
+    whole = max(round(seconds), 0)
+    if whole >= 600:
+        whole = round(whole / 60) * 60
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    parts = ((hours, "h"), (minutes, "min"), (rest, "s"))
+    return " ".join(f"{count} {unit}" for count, unit in parts if count) or "0 s"
+
+
 class RunFolder:
     """The files of one run. Making one touches nothing on the disk."""
 
@@ -87,7 +97,10 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Started:
-    """The run begins: what runs where. ``step`` is above 0 for a resumed run."""
+    """The run begins: what runs where. ``step`` is above 0 for a resumed run.
+
+    ``eta`` is how many seconds it will take, absent where the number of steps decides.
+    """
 
     type: ClassVar[str] = "started"
     field: str
@@ -96,14 +109,16 @@ class Started:
     parameters: int
     views: int = 0
     step: int = 0
+    eta: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """One line of progress; ``of`` is 0 when only the time limits the run.
 
-    ``seconds`` of ``max_seconds`` of training time have passed, ``eta`` is the seconds left,
-    ``psnr`` (decibels, on validation views) is absent until first measured.
+    ``seconds`` of ``max_seconds`` of training time have passed. ``eta`` is how many seconds it will
+    take until the run is done, with all that training time does not count: previews, checkpoints.
+    ``psnr`` (decibels) and ``ssim``, on validation views, are absent until first measured.
     """
 
     type: ClassVar[str] = "progress"
@@ -115,6 +130,14 @@ class Progress:
     eta: float
     samples_per_second: float = 0.0
     psnr: float | None = None
+    ssim: float | None = None
+
+    @property
+    def spent(self) -> float:
+        """Part of the budget that is spent, in [0, 1]: of the time or of the steps."""
+        of_time = self.seconds / self.max_seconds if self.max_seconds else 0.0
+        of_steps = self.step / self.of if self.of else 0.0
+        return min(max(of_time, of_steps), 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +182,7 @@ class Done:
     seconds: float
     reason: str = "finished"
     psnr: float | None = None
+    ssim: float | None = None
 
 
 Event = Started | Progress | Preview | Checkpoint | Warning | Error | Done

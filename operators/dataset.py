@@ -19,10 +19,10 @@ import bpy
 
 from ..neural_backend.config import DatasetSettings, RigSettings
 from ..neural_backend.dataset import transforms
-from ..neural_backend.protocol import BadInput, write_json
+from ..neural_backend.protocol import BadInput, in_words, write_json
 from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
-from .job import Cancelled, JobOperator, Status, Steps, clock
+from .job import Cancelled, JobOperator, Status, Steps
 from .place import Place, collection_of, place_of
 from .scratch import MARK, RESULT_MARK, Scratch, results_of
 from .stage import Stage
@@ -88,7 +88,7 @@ def export_steps(
             text = _progress(len(plan.shots) - len(shots) + number + 1, len(plan.shots))
             if number:
                 left = (time.monotonic() - began) / number * (len(shots) - number)
-                text += f", {clock(left)} left"
+                text += f", {in_words(left)} left"
             elif notes:
                 text += f" ({'; '.join(notes)})"
             status = Status(text, 1.0 - (len(shots) - number) / len(plan.shots))

@@ -41,13 +41,6 @@ class Status:
     fraction: float | None = None
 
 
-def clock(seconds: float) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
-    minutes, seconds = divmod(max(round(seconds), 0), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
 Steps = Generator[Status, None, T]
 """A job's steps: yields its status, is sent nothing, returns its result."""
 

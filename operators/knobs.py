@@ -10,13 +10,13 @@ import bpy
 import numpy as np
 
 from ..neural_backend import config
-from ..neural_backend.protocol import BadInput
+from ..neural_backend.protocol import BadInput, in_words
 from . import place
 
 LABELS = {
     "kind": "Rig",
     "field": "Field",
-    "max_seconds": "Time",
+    "max_seconds": "Time Override",
     "max_steps": "Steps",
     "lowest": "Lowest Elevation",
     "highest": "Highest Elevation",
@@ -31,7 +31,17 @@ LABELS = {
 }
 """Labels of the knobs whose name alone would not do."""
 
+
+def _times(preset: config.Preset) -> str:
+    """How long a preset trains, for its tooltip."""
+    cpu, cuda = (in_words(config.PRESET_SECONDS[device][preset]) for device in ("cpu", "cuda"))
+    return f"{cpu} of training, {cuda} on an NVIDIA GPU"
+
+
 _CHOICE_LABELS = {
+    ("preset", "preview"): ("Preview", f"A first look: {_times('preview')}"),
+    ("preset", "standard"): ("Standard", f"Good: {_times('standard')}"),
+    ("preset", "best"): ("Best", f"As good as it gets: {_times('best')}"),
     ("kind", "camera_path"): ("Camera Path", "The active camera's animation"),
     ("kind", "cameras"): ("Scene Cameras", "All cameras of the scene or of the collection"),
     ("kind", "sphere"): ("Sphere", "Evenly spaced all around the subject"),

@@ -10,7 +10,7 @@ from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, dataset, folders, geometry, knobs, results
-from .job import JobOperator, Status, Steps, clock
+from .job import JobOperator, Status, Steps
 from .place import Place, place_of
 from .scratch import Scratch
 
@@ -20,6 +20,7 @@ _ARGUMENTS = {
     "resolution": ("dataset", "resolution"),
     "field": ("training", "field"),
     "encoding": ("training", "encoding"),
+    "preset": ("training", "preset"),
     "max_seconds": ("training", "max_seconds"),
     "device": ("training", "device"),
 }
@@ -59,7 +60,10 @@ class _Follower:
     def __call__(self) -> Status:
         for event in self._reader.poll():
             if isinstance(event, protocol.Started):
-                self._status = Status(f"Training: {event.field} on {event.device}", 0.0)
+                text = f"Training: {event.field} on {event.device}"
+                if event.eta is not None:
+                    text += f", {protocol.in_words(event.eta)} left"
+                self._status = Status(text, 0.0)
             elif isinstance(event, protocol.Progress):
                 self._status = progress_status(event)
             elif isinstance(event, protocol.Warning):
@@ -72,16 +76,9 @@ class _Follower:
 
 
 def progress_status(event: protocol.Progress) -> Status:
-    """``Training: 45 s of 120 s, 27.3 dB, 1:15 left``; or in steps where they end the run."""
-    fraction = event.seconds / event.max_seconds if event.max_seconds else 0.0
-    seconds = min(event.seconds, event.max_seconds)
-    text = f"Training: {seconds:.0f} s of {event.max_seconds:.0f} s"
-    if event.of and event.step / event.of > fraction:
-        fraction = event.step / event.of
-        text = f"Training: step {event.step} of {event.of}"
-    if event.psnr is not None:
-        text += f", {event.psnr:.1f} dB"
-    return Status(f"{text}, {clock(event.eta)} left", min(fraction, 1.0))
+    """``Training: 27.3 dB, 1 min 20 s left``."""
+    psnr = "" if event.psnr is None else f"{event.psnr:.1f} dB, "
+    return Status(f"Training: {psnr}{protocol.in_words(event.eta)} left", event.spent)
 
 
 def training_steps(
@@ -103,7 +100,7 @@ def training_steps(
     follower = _Follower(run)
     arguments = ["train", str(source), "--run", str(run.path)]
     if resume:
-        arguments += ["--max-seconds", str(settings.max_seconds)]
+        arguments += ["--preset", settings.preset, "--max-seconds", str(settings.max_seconds)]
         arguments += ["--max-steps", str(settings.max_steps), "--resume"]
     else:
         arguments += arguments_of(settings)
@@ -131,6 +128,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     resolution: _argument("resolution")
     field: _argument("field")
     encoding: _argument("encoding")
+    preset: _argument("preset")
     max_seconds: _argument("max_seconds")
     device: _argument("device")
     results: bpy.props.EnumProperty(
@@ -188,6 +186,8 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         for argument, (group, knob) in _ARGUMENTS.items():
             if given(argument):
                 overrides[group][knob] = getattr(self, argument)
+        if given("preset") and not given("max_seconds"):
+            overrides["training"]["max_seconds"] = 0.0  # the preset's, whatever the scene has
         if given("results"):
             overrides["result"] = {
                 "mesh": "MESH" in self.results,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # what mixes _Panel in is a panel
     _Base = bpy.types.Panel
 else:
     _Base = object
-_OFTEN = ("preset", "field", "encoding", "device", "max_seconds")
+_OFTEN = ("max_seconds", "field", "encoding", "device")
 
 
 def draw_lines(
@@ -53,6 +53,10 @@ class NEURAL_FIELDS_PT_main(_Panel, bpy.types.Panel):
         row = layout.row()
         row.scale_y = 1.6
         row.operator("neural_fields.train", icon="RENDER_ANIMATION")
+        training = context.scene.neural_fields.training
+        row = layout.row(align=True)
+        row.active = not training.max_seconds
+        row.prop(training, "preset", expand=True)
         if owner.error:
             draw_lines(layout.box(), context, owner.error, "ERROR")
         elif owner.message:
@@ -145,7 +149,7 @@ class NEURAL_FIELDS_PT_training_advanced(_Panel, bpy.types.Panel):
         training = context.scene.neural_fields.training
         column = self._column()
         for name in training.__annotations__:
-            if name not in _OFTEN:
+            if name not in (*_OFTEN, "preset"):
                 column.prop(training, name)
 
 

@@ -24,7 +24,7 @@ class Header:
     Attributes:
         step, seconds: how far the training had come.
         finished: whether the budget was spent.
-        psnr: the last validation PSNR, decibels, where there was one.
+        psnr, ssim: the last validation scores, where there were any.
         version: of the checkpoint's layout.
     """
 
@@ -32,6 +32,7 @@ class Header:
     seconds: float
     finished: bool
     psnr: float | None = None
+    ssim: float | None = None
     version: int = VERSION
 
 
@@ -86,7 +87,7 @@ def _header(values: dict[str, Any]) -> Header:
         TypeError, ValueError: a value is absent, or not what it should be.
     """
     header = Header(**values)
-    numbers = [header.step, header.seconds, 0.0 if header.psnr is None else header.psnr]
+    numbers = [header.step, header.seconds, header.psnr or 0.0, header.ssim or 0.0]
     if not all(math.isfinite(number) for number in numbers):
         raise ValueError("not finite")
     if not isinstance(header.step, int) or header.step < 0 or header.seconds < 0.0:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from skimage.metrics import structural_similarity
 
 from ..dataset.images import load_views
 from ..dataset.transforms import Dataset, Split
@@ -18,8 +17,7 @@ from ..kernels import Kernels
 from ..protocol import BadInput
 from ..rendering.volume import render_image
 from ..sampling.occupancy import OccupancyGrid
-
-_SSIM_WINDOW = 7
+from . import scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +26,7 @@ class ViewScores:
 
     Attributes:
         psnr: decibels.
-        ssim: structural similarity (Wang et al. 2004), windows of 7x7 pixels.
+        ssim: structural similarity.
         views: how many.
         seconds_per_view: to render one.
     """
@@ -73,19 +71,14 @@ def evaluate_views(
             field_from_world,
             kernels,
         )[..., :3]
-        rendered = rendered.cpu().numpy().astype(np.float64)
+        rendered = rendered.cpu().to(torch.float64)
         seconds += time.perf_counter() - start
-        rgba = images.image(index).to(torch.float64).numpy() / 255.0
+        rgba = images.image(index).to(torch.float64) / 255.0
         truth = rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])
-        error = float(np.mean((rendered - truth) ** 2))
-        psnr.append(-10.0 * float(np.log10(max(error, 1e-10))))
-        window = min(_SSIM_WINDOW, (min(truth.shape[:2]) - 1) // 2 * 2 + 1)
-        if window >= 3:
-            ssim.append(
-                structural_similarity(
-                    truth, rendered, win_size=window, channel_axis=2, data_range=1.0
-                )
-            )
+        psnr.append(scores.psnr(rendered, truth))
+        similarity = scores.ssim(rendered[None], truth[None])
+        if similarity is not None:
+            ssim.append(similarity)
         report(index + 1, len(images.views))
     views = len(images.views)
     mean_ssim = float(np.mean(ssim)) if ssim else float("nan")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -81,7 +81,7 @@ def fit(settings: TrainingSettings, device: torch.device) -> TrainingSettings:
     """
     seconds = settings.max_seconds or PRESET_SECONDS[device.type][settings.preset]
     kind = "cpu" if device.type == "cpu" else "gpu"
-    fitting: dict[str, float] = {"max_seconds": seconds}
+    fitting: dict[str, Any] = {"max_seconds": seconds}
     rows = _HASH if settings.encoding == "hash" else _FOURIER
     fitting |= next(row for most, row in rows[kind, settings.field] if seconds <= most)._asdict()
     fitting |= _FREQUENCIES.get(settings.encoding, {}).get(settings.field, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import pathlib
 import time
@@ -14,6 +15,7 @@ from .. import protocol
 from ..config import TrainingSettings
 from . import checkpoint
 from .leash import Leash
+from .scores import Scores
 from .task import Task
 
 PROGRESS_EVERY = 0.5  # seconds
@@ -22,13 +24,27 @@ PREVIEW_EVERY = 5.0
 CHORE_SHARE = 0.05
 """Validation, previews and checkpoints each take at most about this share of the time."""
 
+_TYPICAL_CHORE = 0.25  # seconds
+_ROUNDS = 8
+_PACE_SHARE = 0.3
+"""Weight of the last steps in the pace; the first ones are slower than all others."""
+
 
 class _Chore:
-    """Something done now and then: no oftener than ``every`` seconds, nor than its cost allows."""
+    """Something done now and then: no oftener than ``every`` seconds, nor than its cost allows.
 
-    def __init__(self, every: float, do: Callable[[], None]):
+    Attributes:
+        seconds: that it took the last time; a guess before the first.
+    """
+
+    def __init__(self, every: float, do: Callable[[], None], seconds: float):
         self._every, self._do = every, do
+        self.seconds = seconds
         self._due = time.perf_counter() + every
+
+    @property
+    def _pause(self) -> float:
+        return max(self._every, self.seconds / CHORE_SHARE)
 
     def if_due(self) -> float:
         """Do it if it is due; returns the seconds that it took."""
@@ -37,8 +53,14 @@ class _Chore:
             return 0.0
         self._do()
         after = time.perf_counter()
-        self._due = after + max(self._every, (after - before) / CHORE_SHARE)
-        return after - before
+        self.seconds = after - before
+        self._due = after + self._pause
+        return self.seconds
+
+    def seconds_within(self, wall: float) -> float:
+        """How long it will take in all within the next ``wall`` seconds."""
+        rest = wall - (self._due - time.perf_counter())
+        return self.seconds * (rest // (self._pause + self.seconds) + 1.0) if rest > 0.0 else 0.0
 
 
 class Training:
@@ -65,12 +87,18 @@ class Training:
         self._task, self._settings, self._run, self._emit = task, settings, run, emit
         self._step = header.step if header else 0
         self._seconds = header.seconds if header else 0.0
-        self._psnr = header.psnr if header else None
+        self._scores = Scores(header.psnr, header.ssim) if header else Scores()
         self._began = self._seconds
         self._loss: torch.Tensor | None = None
         self._samples = 0
-        self._reported = (self._seconds, 0)
+        self._reported = (self._step, self._seconds, 0)
+        self._pace: float | None = None  # seconds a step, lately
         self._told = False
+        self._say = _Chore(PROGRESS_EVERY, self._progress, 0.0)
+        self._chores = (
+            _Chore(PREVIEW_EVERY, self._show, _TYPICAL_CHORE),
+            _Chore(CHECKPOINT_EVERY, self._save, _TYPICAL_CHORE),
+        )
 
     @property
     def samples_per_second(self) -> float:
@@ -85,17 +113,26 @@ class Training:
             spent = max(spent, self._step / self._settings.max_steps)
         return min(spent, 1.0)
 
+    @property
+    def left(self) -> float:
+        """Seconds until the run will be done, chores included, as far as one can tell by now."""
+        training = self._settings.max_seconds - self._seconds
+        if self._settings.max_steps and self._pace is not None:
+            training = min(training, (self._settings.max_steps - self._step) * self._pace)
+        training = max(training, 0.0)
+        wall = training
+        # chores make it longer, and in that time more of them are due
+        for _ in range(_ROUNDS):
+            wall = training + sum(chore.seconds_within(wall) for chore in self._chores)
+        # each is done once more at the end
+        return wall + sum(chore.seconds for chore in self._chores)
+
     def run_until(self, leash: Leash) -> protocol.Done:
         """Train until the budget is spent or the leash is pulled; leaves a checkpoint.
 
         Raises:
             BadInput: the loss is no longer finite, or a file cannot be written.
         """
-        chores = [
-            _Chore(PROGRESS_EVERY, self._progress),
-            _Chore(PREVIEW_EVERY, self._show),
-            _Chore(CHECKPOINT_EVERY, self._save),
-        ]
         started = time.perf_counter() - self._seconds
         while self.spent < 1.0 and not leash.pulled:
             step = self._task.step(self.spent)
@@ -103,12 +140,13 @@ class Training:
             self._samples += step.samples
             self._step += 1
             self._seconds = time.perf_counter() - started
-            started += sum(chore.if_due() for chore in chores)
+            started += sum(chore.if_due() for chore in (*self._chores, self._say))
         self._show()
-        self._progress()
         self._save()
+        self._progress(ended=True)
         reason = "finished" if self.spent >= 1.0 else "cancelled"
-        return protocol.Done(self._step, self._seconds, reason, self._psnr)
+        scores = dataclasses.asdict(self._scores)
+        return protocol.Done(self._step, self._seconds, reason, **scores)
 
     def _check_loss(self) -> float:
         loss = math.nan if self._loss is None else self._loss.item()
@@ -119,14 +157,13 @@ class Training:
             )
         return loss
 
-    def _progress(self) -> None:
+    def _progress(self, ended: bool = False) -> None:
         loss = self._check_loss()
-        seconds, samples = self._reported
+        step, seconds, samples = self._reported
         rate = (self._samples - samples) / max(self._seconds - seconds, 1e-9)
-        self._reported = (self._seconds, self._samples)
-        spent = self.spent
-        # steps take the time they take: what is left follows from what was spent
-        left = self._seconds / spent - self._seconds if spent > 0.0 else 0.0
+        pace = (self._seconds - seconds) / max(self._step - step, 1)
+        self._pace = pace if self._pace is None else self._pace + _PACE_SHARE * (pace - self._pace)
+        self._reported = (self._step, self._seconds, self._samples)
         self._emit(
             protocol.Progress(
                 step=self._step,
@@ -134,15 +171,14 @@ class Training:
                 seconds=self._seconds,
                 max_seconds=self._settings.max_seconds,
                 loss=loss,
-                eta=left,
+                eta=0.0 if ended else self.left,
                 samples_per_second=rate,
-                psnr=self._psnr,
+                **dataclasses.asdict(self._scores),
             )
         )
 
     def _show(self) -> None:
-        psnr = self._task.validate()
-        self._psnr = self._psnr if psnr is None else psnr
+        self._scores = self._task.validate()
         picture = self._task.preview()
 
         def write(beside: pathlib.Path) -> None:
@@ -166,6 +202,7 @@ class Training:
 
     def _save(self) -> None:
         self._check_loss()
-        header = checkpoint.Header(self._step, self._seconds, self.spent >= 1.0, self._psnr)
+        scores = dataclasses.asdict(self._scores)
+        header = checkpoint.Header(self._step, self._seconds, self.spent >= 1.0, **scores)
         checkpoint.save(self._run.checkpoint, self._task.state(), header)
         self._emit(protocol.Checkpoint(self._step))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import protocol
 from ..config import TrainingSettings
-from ..dataset.images import load_views
+from ..dataset.images import Images, load_views
 from ..dataset.transforms import Dataset
 from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
@@ -20,7 +20,8 @@ from ..kernels import Kernels, choose
 from ..rendering import volume
 from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, full_grid, visual_hull
 from ..sampling.rays import Cameras
-from . import optimiser
+from . import optimiser, scores
+from .scores import Scores
 from .task import Step, field_state, part, restore
 
 LAST_RATE = 0.1
@@ -37,6 +38,7 @@ _FIRST_RAYS = 1024
 _MOST_RAYS = 2**16
 _VALIDATION_VIEWS = 8
 _VALIDATION_PIXELS = 8192
+_VALIDATION_WINDOWS = 128
 _PREVIEW_SIDE = 200
 
 
@@ -185,14 +187,16 @@ class NerfTask:
         self._steps, self._rays = state["training.counters"].tolist()
         restore(self._generator, state["training.generator"], self._settings.seed, self._steps)
 
-    def validate(self) -> float | None:
-        """PSNR over always the same pixels of a few held-out views, on white, decibels."""
+    def validate(self) -> Scores:
+        """Over always the same pixels and small windows of a few held-out views."""
         if self._held_out is None:
-            return None
+            return Scores()
         images = self._held_out
         cameras = Cameras(images.views, self.field_from_world, self._device)
         generator = torch.Generator().manual_seed(0)
         pixel = torch.randint(len(images.pixels), (_VALIDATION_PIXELS,), generator=generator)
+        windows = _windows(images, _VALIDATION_WINDOWS, generator)
+        pixel = torch.cat([pixel, windows.view(-1)])
         view = torch.searchsorted(images.offsets, pixel, right=True) - 1
         place = pixel - images.offsets[view]
         rgba = images.pixels[pixel].to(torch.float32) / 255.0
@@ -208,9 +212,12 @@ class NerfTask:
             place // width + 0.5,
             self._kernels,
             1.0,
-        )[:, :3]
-        error = torch.nn.functional.mse_loss(colour.cpu(), truth)
-        return -10.0 * float(torch.log10(error.clamp(min=1e-10)))
+        )[:, :3].cpu()
+        first, shape = _VALIDATION_PIXELS, (*windows.shape, 3)
+        return Scores(
+            scores.psnr(colour[:first], truth[:first]),
+            scores.ssim(colour[first:].view(shape), truth[first:].view(shape)),
+        )
 
     def preview(self) -> npt.NDArray[np.uint8]:
         """[H, W, 3] a held-out view (else the first training view) beside its truth, on white."""
@@ -232,6 +239,21 @@ class NerfTask:
         )[0].permute(1, 2, 0)
         both = torch.cat([rendered.cpu(), truth], 1)
         return (both.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
+
+
+def _windows(images: Images, count: int, generator: torch.Generator) -> Tensor:
+    """[count, S, S] the pixels of windows at random places of the images, for ``scores.ssim``."""
+    side = min(scores.WINDOW, *(min(view.intrinsics.w, view.intrinsics.h) for view in images.views))
+    widths, heights = (
+        torch.tensor([getattr(view.intrinsics, name) for view in images.views]) for name in "wh"
+    )
+    view = torch.arange(count) % len(images.views)
+    across, down = torch.rand(2, count, generator=generator)
+    column = (across * (widths[view] - side + 1)).long()
+    row = (down * (heights[view] - side + 1)).long()
+    corner = images.offsets[view] + row * widths[view] + column
+    inner = torch.arange(side)
+    return corner[:, None, None] + inner[:, None] * widths[view][:, None, None] + inner
 
 
 def step_length(cameras: Cameras) -> float:

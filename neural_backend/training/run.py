@@ -232,6 +232,7 @@ def _train(
         reason = error.strerror or error
         raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
     parameters = sum(parameter.numel() for parameter in task.field.parameters())
+    training = Training(task, fitted, run, emit, header)
     emit(
         protocol.Started(
             settings.field,
@@ -240,13 +241,14 @@ def _train(
             parameters,
             task.views,
             header.step if header else 0,
+            None if settings.max_steps else training.left,
         )
     )
-    training = Training(task, fitted, run, emit, header)
     with _interrupts_pull(leash) as interrupts:
         done = training.run_until(leash)
     metrics = {
         "psnr": done.psnr,
+        "ssim": done.ssim,
         "seconds": done.seconds,
         "steps": done.step,
         "samples_per_second": training.samples_per_second,

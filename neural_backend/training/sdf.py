@@ -18,6 +18,7 @@ from ..protocol import Event, Warning
 from ..rendering import sphere_tracing
 from ..sampling.surface import MeshDistance, SurfaceSampler, logistic
 from . import optimiser
+from .scores import Scores
 from .task import Step, field_state, restore
 
 _CPU_POOL, _GPU_POOL = 1 << 18, 1 << 20
@@ -167,8 +168,8 @@ class SdfTask:
         restore(self._generator, state["training.generator"], seed, self._steps)
         restore(self._host_generator, state["training.host_generator"], seed, self._steps)
 
-    def validate(self) -> float | None:
-        return None
+    def validate(self) -> Scores:
+        return Scores()
 
     def preview(self) -> npt.NDArray[np.uint8]:
         pixels = sphere_tracing.portrait(self.field, _PREVIEW, self._device)

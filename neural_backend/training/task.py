@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from .scores import Scores
+
 
 @dataclasses.dataclass(frozen=True)
 class Step:
@@ -78,8 +80,8 @@ class Task(Protocol):
         """
         ...
 
-    def validate(self) -> float | None:
-        """PSNR on a few validation views, decibels; None where there is nothing to compare with."""
+    def validate(self) -> Scores:
+        """On a few validation views, always at the same places."""
         ...
 
     def preview(self) -> npt.NDArray[np.uint8]:

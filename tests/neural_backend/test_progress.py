@@ -1,6 +1,14 @@
 """Progress where nobody watches: plain lines, no bars."""
 
+import io
+import sys
+
 from neural_backend import progress, protocol
+
+
+class Console(io.StringIO):
+    def isatty(self):
+        return True
 
 
 def test_without_a_console_there_are_no_bars(capsys):
@@ -16,6 +24,17 @@ def test_without_a_console_a_training_tells_its_warnings_and_its_end(capsys):
         bar(protocol.Started("nerf", "cpu", "cpu", 10))
         bar(protocol.Progress(5, 10, 1.0, 2.0, 0.5, 1.0, psnr=20.0))
         bar(protocol.Warning("doubtful"))
-        bar(protocol.Done(10, 2.0, psnr=21.0))
+        bar(protocol.Done(10, 2.0, psnr=21.0, ssim=0.9))
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["warning: doubtful", "finished: step 10, 2.0 s, 21.00 dB"]
+    assert lines == ["warning: doubtful", "finished: step 10, 2.0 s, 21.00 dB, SSIM 0.900"]
+
+
+def test_the_bar_says_how_long_it_will_take(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Console())
+    with progress.TrainingBar() as bar:
+        bar(protocol.Started("nerf", "cpu", "cpu", 10, eta=130.0))
+        bar(protocol.Progress(5, 0, 30.0, 120.0, 0.5, 96.0, psnr=20.0))
+        lines = sys.stderr.getvalue().split("\r")
+    assert "2 min 10 s left" in lines[-2]
+    assert "25%" in lines[-1]
+    assert "1 min 36 s left, step 5, loss 0.5, 20.0 dB" in lines[-1]

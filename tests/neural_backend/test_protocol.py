@@ -138,3 +138,28 @@ def test_a_reader_waits_for_a_file_that_cannot_be_opened(tmp_path):
     path.rmdir()
     EventWriter(path)(EVENTS[0])
     assert reader.poll() == [EVENTS[0]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (-3.0, "0 s"),
+        (44.6, "45 s"),
+        (60.0, "1 min"),
+        (80.0, "1 min 20 s"),
+        (599.0, "9 min 59 s"),
+        (700.0, "12 min"),
+        (3590.0, "1 h"),
+        (7500.0, "2 h 5 min"),
+        (360_000.0, "100 h"),
+    ],
+)
+def test_times_as_people_say_them(seconds, words):
+    assert protocol.in_words(seconds) == words
+
+
+def test_the_budget_that_is_closer_to_its_end_counts():
+    assert protocol.Progress(1, 0, 30.0, 120.0, 0.1, 90.0).spent == 0.25
+    assert protocol.Progress(50, 100, 30.0, 120.0, 0.1, 30.0).spent == 0.5
+    assert protocol.Progress(5, 100, 121.0, 120.0, 0.1, 0.0).spent == 1.0

@@ -563,8 +563,7 @@ def test_progress(cube, tmp_path: pathlib.Path) -> None:
         f"View {number} of 4" for number in (1, 2, 3, 4)
     ]
     assert [status.fraction for status in seen[1:]] == [0.0, 0.25, 0.5, 0.75]
-    assert seen[2].text.endswith("0:00 left")
-    assert job.clock(3725) == "1:02:05"
+    assert seen[2].text.endswith(" s left")
 
 
 def test_the_operator(cube, scene, tmp_path: pathlib.Path) -> None:

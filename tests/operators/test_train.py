@@ -24,12 +24,12 @@ def drive(owner: job.Owner) -> None:
 
 
 def test_progress_reads_as_a_person_would_say_it() -> None:
-    event = protocol.Progress(7, 0, 45.2, 120.0, 0.1, 75.0, 1.0, 27.34)
+    event = protocol.Progress(7, 0, 45.2, 120.0, 0.1, 80.0, 1.0, 27.34)
     status = train.progress_status(event)
-    assert status.text == "Training: 45 s of 120 s, 27.3 dB, 1:15 left"
+    assert status.text == "Training: 27.3 dB, 1 min 20 s left"
     assert status.fraction == pytest.approx(45.2 / 120.0)
     event = protocol.Progress(50, 100, 45.2, 120.0, 0.1, 4000.0)
-    assert train.progress_status(event) == job.Status("Training: step 50 of 100, 1:06:40 left", 0.5)
+    assert train.progress_status(event) == job.Status("Training: 1 h 7 min left", 0.5)
 
 
 def test_flags_are_what_differs_from_the_defaults() -> None:
@@ -62,8 +62,21 @@ def test_all_of_it(fake, start_scene, no_renders, output, capsys) -> None:
     assert [image.name for image in bpy.data.images if image.source == "SEQUENCE"] == ["a rün"]
     printed = capsys.readouterr().out
     assert "View 1 of 1" in printed
-    assert "27.3 dB, 0:00 left" in printed
+    assert "27.3 dB, 0 s left" in printed
     assert "Trained for 120 s, 27.3 dB; imported mesh a rün and sequence a rün" in printed
+
+
+def test_a_preset_that_is_given_wins_over_the_scene_s_time(
+    fake, start_scene, no_renders, output
+) -> None:
+    start_scene.neural_fields.training.max_seconds = 300.0
+    for given, flags in (
+        ({}, ["--max-seconds", "300.0"]),
+        ({"preset": "preview"}, ["--preset", "preview"]),
+        ({"preset": "best", "max_seconds": 7.0}, ["--preset", "best", "--max-seconds", "7.0"]),
+    ):
+        bpy.ops.neural_fields.train(output=str(output), results=set(), **given)
+        assert fake.calls[-1][4:] == flags
 
 
 def test_only_what_is_asked_for_comes_back(fake, start_scene, no_renders, output) -> None:
@@ -83,15 +96,15 @@ def test_a_new_run_in_the_place_of_an_old_one_is_followed(
         capsys.readouterr()
         bpy.ops.neural_fields.train(output=str(output), results=set())
     assert (output / "run.1" / "events.jsonl").exists()
-    assert "Training: 120 s of 120 s, 27.3 dB, 0:00 left" in capsys.readouterr().out
+    assert "Training: 27.3 dB, 0 s left" in capsys.readouterr().out
 
 
 def test_continue_goes_on_in_the_same_run(fake, start_scene, no_renders, output) -> None:
     bpy.ops.neural_fields.train(output=str(output), results=set())
     start_scene.neural_fields.training.encoding = "none"
     bpy.ops.neural_fields.train(output=str(output), results=set(), resume=True, max_seconds=300.0)
-    flags = ["--max-seconds", "300.0", "--max-steps", "0", "--resume"]
-    assert fake.calls[-1][-5:] == flags, "the run keeps its own settings"
+    flags = ["--preset", "standard", "--max-seconds", "300.0", "--max-steps", "0", "--resume"]
+    assert fake.calls[-1][-7:] == flags, "the run keeps its own settings"
     assert len(no_renders) == 1, "nothing is rendered for it"
     assert not (output / "run.1").exists()
     with pytest.raises(RuntimeError, match="no trained field is there yet"):

@@ -19,9 +19,11 @@ class Layout:
 
     def __init__(self, drawn: list[str] | None = None):
         self.drawn: list[str] = [] if drawn is None else drawn
+        self.rows: list[Layout] = []
 
     def _inner(self, **_) -> Layout:
-        return Layout(self.drawn)
+        self.rows.append(Layout(self.drawn))
+        return self.rows[-1]
 
     row = column = box = split = _inner
 
@@ -78,14 +80,25 @@ def test_every_knob_is_shown_somewhere(context) -> None:
     assert {"collection", "output", "show_rig"} <= shown
 
 
-def test_the_button_comes_first(context) -> None:
+def test_the_button_and_the_presets_come_first(context) -> None:
     assert panels.CLASSES[0] is panels.NEURAL_FIELDS_PT_main
-    assert drawn(panels.NEURAL_FIELDS_PT_main, context)[0] == "neural_fields.train"
+    assert drawn(panels.NEURAL_FIELDS_PT_main, context)[:2] == ["neural_fields.train", "preset"]
+    training = drawn(panels.NEURAL_FIELDS_PT_training, context)
+    assert training[0] == "max_seconds"
+    assert "preset" not in training + drawn(panels.NEURAL_FIELDS_PT_training_advanced, context)
+
+
+def test_a_time_of_one_s_own_greys_the_presets(context) -> None:
+    for seconds, active in ((0.0, True), (45.0, False)):
+        context.scene.neural_fields.training.max_seconds = seconds
+        layout = Layout()
+        panels.NEURAL_FIELDS_PT_main.draw(SimpleNamespace(layout=layout), context)
+        assert layout.rows[1].active is active
 
 
 def test_a_job_shows_its_progress_and_a_way_out(context) -> None:
     def steps():
-        yield job.Status("Training: 45 s of 120 s, 27.3 dB, 1:15 left", 0.375)
+        yield job.Status("Training: 27.3 dB, 1 min 20 s left", 0.375)
 
     job.owner.start("Train", steps())
     job.owner.advance()
@@ -95,12 +108,12 @@ def test_a_job_shows_its_progress_and_a_way_out(context) -> None:
         job.owner.close()
     assert lines[0] == "38% (0.38)"
     assert lines[1] == "neural_fields.cancel"
-    assert " ".join(lines[2:]) == "Training: 45 s of 120 s, 27.3 dB, 1:15 left"
+    assert " ".join(lines[2:]) == "Training: 27.3 dB, 1 min 20 s left"
 
 
 def test_an_error_is_shown_whole_in_lines_that_fit(context) -> None:
     job.owner.error = "/a/folder: cannot be written to (Permission denied); choose another folder"
-    lines = drawn(panels.NEURAL_FIELDS_PT_main, context)[1:]
+    lines = drawn(panels.NEURAL_FIELDS_PT_main, context)[2:]
     job.owner.error = ""
     assert len(lines) > 1
     assert " ".join(lines).startswith("/a/folder: cannot be written to")

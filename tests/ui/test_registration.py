@@ -84,6 +84,7 @@ def test_the_operators_have_the_names_that_scripts_use() -> None:
         "resolution",
         "field",
         "encoding",
+        "preset",
         "max_seconds",
         "device",
         "results",

@@ -11,6 +11,7 @@ from neural_backend import protocol
 from neural_backend.config import TrainingSettings
 from neural_backend.training import checkpoint, loop
 from neural_backend.training.loop import Training
+from neural_backend.training.scores import Scores
 from neural_backend.training.task import Step
 
 
@@ -31,7 +32,7 @@ class Counting:
         return {"field.count": torch.tensor([len(self.progress)])}
 
     def validate(self):
-        return 20.0 + len(self.progress)
+        return Scores(20.0 + len(self.progress), 0.9)
 
     def preview(self):
         return np.full((4, 6, 3), 7, np.uint8)
@@ -68,7 +69,8 @@ def test_steps_end_it_with_a_checkpoint_and_a_preview(run):
     assert (header.step, header.finished, header.psnr) == (4, True, 24.0)
     assert imageio.v3.imread(run.preview).shape == (4, 6, 3)
     last = [event for event in events if isinstance(event, protocol.Progress)][-1]
-    assert (last.step, last.of, last.eta, last.psnr) == (4, 4, 0.0, 24.0)
+    assert (last.step, last.of, last.eta, last.psnr, last.ssim) == (4, 4, 0.0, 24.0, 0.9)
+    assert isinstance(events[-2], protocol.Checkpoint), "nothing is left to do when it says so"
     assert last.samples_per_second > 0.0
 
 
@@ -94,6 +96,66 @@ def test_time_ends_it_and_chores_do_not_count(run, monkeypatch):
     # one preview when it was first due; its cost of 100 s pushes the next behind the end
     assert sum(isinstance(event, protocol.Preview) for event in events) == 2
     assert sum(isinstance(event, protocol.Progress) for event in events) == 21
+
+
+class Clock:
+    """Time that passes only where the task says that it does."""
+
+    def __init__(self, monkeypatch):
+        self.now = 0.0
+        monkeypatch.setattr(loop.time, "perf_counter", lambda: self.now)
+
+    def costs(self, seconds, do):
+        def slow(*arguments):
+            self.now += seconds() if callable(seconds) else seconds
+            return do(*arguments)
+
+        return slow
+
+
+@pytest.mark.parametrize(
+    ("budget", "preview", "checkpoint"),
+    [
+        ({"max_seconds": 100.0}, 0.01, 0.01),
+        ({"max_seconds": 100.0}, 0.9, 3.0),
+        ({"max_seconds": 30.0}, 2.5, 0.2),
+        ({"max_seconds": 1000.0}, 0.5, 20.0),
+        ({"max_steps": 400, "max_seconds": 1e5}, 0.5, 1.0),
+    ],
+)
+def test_the_time_left_is_that_of_the_clock(run, monkeypatch, budget, preview, checkpoint):
+    clock, task = Clock(monkeypatch), Counting()
+    # the first steps are slower than the others
+    task.step = clock.costs(lambda: 0.25 if len(task.progress) > 2 else 0.75, task.step)
+    task.validate = clock.costs(preview, task.validate)
+    task.state = clock.costs(checkpoint, task.state)
+    told, chores = [], {}
+
+    def listen(event):
+        if isinstance(event, protocol.Progress):
+            told.append((clock.now, event.eta, len(chores)))
+        else:
+            chores[event.type] = clock.now
+
+    training = Training(task, TrainingSettings(**budget), run, listen)
+    if not budget.get("max_steps"):
+        told.append((clock.now, training.left, 0))
+    training.run_until(Pulled(task, math.inf))
+    end = clock.now
+    assert len(told) > 40
+    errors = [abs(now + left - end) / end for now, left, _ in told if now > 0.1 * end]
+    assert max(errors) < 0.1
+    # once each chore has been seen
+    assert max(abs(now + left - end) / end for now, left, known in told if known == 2) < 0.03
+    assert told[-1][:2] == (end, 0.0)
+
+
+def test_before_the_first_step_the_time_left_is_the_budget_s_and_some_chores(run):
+    left = Training(Counting(), TrainingSettings(max_seconds=120.0), run, [].append).left
+    assert 120.0 < left < 132.0
+    header = checkpoint.Header(step=90, seconds=100.0, finished=False)
+    left = Training(Counting(), TrainingSettings(max_seconds=120.0), run, [].append, header).left
+    assert 20.0 < left < 23.0
 
 
 def test_the_leash_ends_it_unfinished(run):

@@ -15,6 +15,7 @@ from neural_backend.sampling.rays import Cameras
 from neural_backend.training import evaluation, nerf
 from neural_backend.training.fitting import fit
 from neural_backend.training.nerf import NerfTask, load_field
+from neural_backend.training.scores import Scores
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -110,13 +111,18 @@ def test_learns_a_ball(scene, changes, psnr):
     trained = task(scene, settings)
     before = trained.validate()
     train(trained, 100)
+    after = trained.validate()
     field, grid, kernels = load_field(fit(settings, CPU), trained.state(), CPU)
     scores = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "test")
     assert scores.views == 2
     assert scores.psnr > psnr
-    assert scores.psnr > before + 6
+    assert scores.psnr > before.psnr + 6
     assert 0.7 < scores.ssim <= 1.0
-    assert trained.validate() == pytest.approx(scores.psnr, abs=4.0)
+    assert after.psnr == pytest.approx(scores.psnr, abs=4.0)
+    # the same views whole
+    whole = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "val")
+    assert after.psnr == pytest.approx(whole.psnr, abs=0.5)
+    assert after.ssim == pytest.approx(whole.ssim, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +235,7 @@ def test_nothing_to_evaluate(scene):
 def test_without_held_out_views_there_is_a_preview_but_no_psnr(scene):
     views = tuple(view for view in scene.views if view.split == "train")
     trained = task(dataclasses.replace(scene, views=views))
-    assert trained.validate() is None
+    assert trained.validate() == Scores()
     truth = trained.preview()[:, SIZE:]
     image = imageio.v3.imread(scene.folder / views[0].file).astype(np.float64) / 255
     expected = image[..., :3] * image[..., 3:] + 1 - image[..., 3:]
@@ -248,6 +254,7 @@ def test_photos_without_alpha_and_of_several_sizes(scene, tmp_path):
     trained = task(dataset)
     assert trained.grid.possible.all()
     assert math.isfinite(train(trained, 3))
+    assert trained.validate().ssim > 0.0
     _, grid, _ = load_field(fit(SMALL, CPU), trained.state(), CPU)
     assert torch.equal(grid.occupied, trained.grid.occupied)
     assert grid.step == trained.grid.step
