@@ -143,6 +143,10 @@ class MLP(torch.nn.Module):
                 return self._layers(x).float()
         return self._layers(x)
 
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weights [outputs, inputs] and biases [outputs], from the first layer to the last."""
+        return list(zip(self.weights, self.biases, strict=True))
+
     def _layers(self, x: Tensor) -> Tensor:
         last = len(self.weights) - 1
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..config import TrainingSettings
-from ..kernels import Kernels
-from .encodings import SPHERICAL_HARMONICS, make_encoding, spherical_harmonics
+from ..kernels import Kernels, Network
+from .encodings import SPHERICAL_HARMONICS, HashEncoding, make_encoding, spherical_harmonics
 from .mlp import MLP
 
 _LARGEST_EXPONENT = 15.0
@@ -51,6 +51,7 @@ class RadianceField(torch.nn.Module):
         self.view_direction = settings.view_direction
         self.encoding = make_encoding(settings, kernels, generator)
         hashed = settings.encoding == "hash"
+        self._rectified = settings.activation == "relu"
         frequency = 30.0 if settings.encoding == "none" else torch.pi
         # without a colour network the trunk's own three features are the colour
         self.geometry = 15 if hashed else 32 if self.view_direction else 3
@@ -95,11 +96,30 @@ class RadianceField(torch.nn.Module):
         if self.colour is None:
             return torch.sigmoid(geometry)
         if self.view_direction:
-            harmonics = spherical_harmonics(d)
+            harmonics = self._harmonics(d)
             if ray is not None:
                 harmonics = harmonics.index_select(0, ray)
             geometry = torch.cat([geometry, harmonics], -1)
         return torch.sigmoid(self.colour(geometry))
+
+    def _harmonics(self, d: Tensor) -> Tensor:
+        """[R, H] what the colour takes of directions [R, 3]."""
+        return spherical_harmonics(d) if self.view_direction else d[:, :0]
+
+    def network(self) -> Network | None:
+        """See ``kernels.interface.Radiance``."""
+        encoding = self.encoding
+        if not isinstance(encoding, HashEncoding) or self.colour is None or not self._rectified:
+            return None
+        return Network(
+            encoding.table,
+            encoding.grid,
+            encoding.gradient,
+            self.trunk.layers(),
+            self.colour.layers(),
+            self._harmonics,
+            linear=False,
+        )
 
     def forward(self, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         """[N] density per field unit and [N, 3] colour (sRGB, 0 to 1), seen along ``d``.

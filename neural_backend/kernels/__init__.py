@@ -6,10 +6,10 @@ import functools
 
 import torch
 
-from .interface import HashGrid, Kernels, Samples, hash_grid
+from .interface import HashGrid, Kernels, Network, Samples, hash_grid
 from .reference import ReferenceKernels
 
-__all__ = ["HashGrid", "Kernels", "Samples", "choose", "hash_grid", "why_not_fast"]
+__all__ = ["HashGrid", "Kernels", "Network", "Samples", "choose", "hash_grid", "why_not_fast"]
 
 
 def choose(device: torch.device) -> Kernels:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import cpu_loops
-from .interface import POOL, HashGrid, Samples
+from . import cpu_loops, cpu_radiance
+from .interface import POOL, HashGrid, Radiance, Samples
 from .reference import ReferenceKernels
 
 
@@ -44,7 +44,7 @@ class _Encode(torch.autograd.Function):
         x = x.contiguous()
         if known is None:
             out = torch.empty(len(x), grid.levels * table.shape[1])
-            cpu_loops.encode(x.numpy(), table.detach().numpy(), *constants[:4], out.numpy())
+            cpu_loops.encode(x.numpy(), table.detach().numpy(), constants[:4], out.numpy())
         else:
             out = known.view_as(known)
         ctx.save_for_backward(x)
@@ -57,7 +57,9 @@ class _Encode(torch.autograd.Function):
         diverted = ctx.gradient is not None
         out = ctx.gradient if diverted else torch.zeros(ctx.shape)
         grad = grad.contiguous()
-        cpu_loops.encode_backward(x.numpy(), grad.numpy(), *ctx.constants, out.numpy())
+        whole = np.array([[0], [len(x)]], np.int64)
+        grid, order = ctx.constants[:4], ctx.constants[4]
+        cpu_loops.encode_backward(x.numpy(), grad.numpy(), *whole, grid, order, out.numpy())
         return None, None if diverted else out, None, None, None
 
 
@@ -96,6 +98,7 @@ class CpuKernels(ReferenceKernels):
     def __init__(self, device: torch.device):
         super().__init__(device)
         self._places = np.empty(0, np.int32)
+        self._renderer = cpu_radiance.Renderer(torch.get_num_threads())
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
 
     def encode(
@@ -178,3 +181,12 @@ class CpuKernels(ReferenceKernels):
             return super().composite(density, colour, samples)
         length = samples.t_end - samples.t_start
         return _Composite.apply(density, colour, length, samples.offsets)
+
+    def render(
+        self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor]:
+        network = field.network()
+        if network is None or not cpu_radiance.renders(network):
+            return super().render(field, origins, directions, samples)
+        constants = _constants(network.grid, self._renderer.threads)
+        return self._renderer.render(network, constants, origins, directions, samples)

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 from numba import prange
 
+from .cpu_vectors import interpolate_pair, spread_pair
 from .interface import POOL
 
 
@@ -45,9 +46,10 @@ _NUMBERS, _GROUP = 16384, 32  # table numbers a thread takes at a time, and look
 _TINY, _HUGE = _f32(1e-9), _f32(1e9)
 _PER = _u32(POOL)
 
-_compiled = numba.njit(
+compiled = numba.njit(
     parallel=True, fastmath=True, error_model="numpy", boundscheck=False, cache=True, nogil=True
 )
+inner = numba.njit(fastmath=True, error_model="numpy", boundscheck=False, nogil=True)
 _inlined = numba.njit(fastmath=True, error_model="numpy", boundscheck=False, inline="always")
 
 
@@ -83,69 +85,95 @@ def _corners(x, i, resolution, top, f0, f1, f2, mask, offset):
     )
 
 
-@_compiled
-def encode(x, table, resolutions, factors, masks, offsets, out):
-    """out [N, L * F] = the hash grid's features at x [N, 3]."""
-    count = x.shape[0]
-    width = _u64(table.shape[1])
-    for block in prange((count + _BLOCK - 1) // _BLOCK):
-        begin = _u64(block * _BLOCK)
-        size = min(_BLOCK, count - block * _BLOCK)
-        for level in range(resolutions.shape[0]):
-            resolution = _f32(resolutions[level])
-            top = np.int32(resolutions[level] - 1)
-            f0, f1, f2 = factors[level, 0], factors[level, 1], factors[level, 2]
-            mask, offset = masks[level], _u64(offsets[level])
-            column = _u64(level) * width
-            for step in range(size):
-                i = begin + _u64(step)
-                corners = _corners(x, i, resolution, top, f0, f1, f2, mask, offset)
-                c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
-                for feature in range(table.shape[1]):
-                    f = _u64(feature)
-                    out[i, column + f] = (
-                        w00 * (s * table[c0, f] + u * table[c1, f])
-                        + w10 * (s * table[c2, f] + u * table[c3, f])
-                        + w01 * (s * table[c4, f] + u * table[c5, f])
-                        + w11 * (s * table[c6, f] + u * table[c7, f])
-                    )
+@inner
+def encode_rows(first, rows, x, table, grid, out, at, wide):
+    """The features of the positions x[first:first+rows], into rows of ``wide`` numbers of ``out``.
+
+    Args:
+        grid: resolutions, factors, masks, offsets.
+        out: flat; the first row begins at ``at``.
+    """
+    resolutions, factors, masks, offsets = grid
+    features = table.shape[1]
+    for level in range(resolutions.shape[0]):
+        resolution = _f32(resolutions[level])
+        top = np.int32(resolutions[level] - 1)
+        f0, f1, f2 = factors[level, 0], factors[level, 1], factors[level, 2]
+        mask, offset = masks[level], _u64(offsets[level])
+        column = at + level * features
+        for row in range(rows):
+            i = _u64(first + row)
+            corners = _corners(x, i, resolution, top, f0, f1, f2, mask, offset)
+            c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
+            if features == 2:
+                entries, across = (c0, c1, c2, c3, c4, c5, c6, c7), (w00, w10, w01, w11)
+                interpolate_pair(table, entries, across, (s, u), out, column + row * wide)
+                continue
+            place = _u64(column + row * wide)
+            for feature in range(features):
+                f = _u64(feature)
+                out[place + f] = (
+                    w00 * (s * table[c0, f] + u * table[c1, f])
+                    + w10 * (s * table[c2, f] + u * table[c3, f])
+                    + w01 * (s * table[c4, f] + u * table[c5, f])
+                    + w11 * (s * table[c6, f] + u * table[c7, f])
+                )
 
 
-@_compiled
-def encode_backward(x, gradient, resolutions, factors, masks, offsets, order, out):
+@compiled
+def encode(x, table, grid, out):
+    """out [N, L * F] = the hash grid's features at x [N, 3]; ``grid`` as in ``encode_rows``."""
+    flat, wide = out.ravel(), out.shape[1]
+    for block in prange((x.shape[0] + _BLOCK - 1) // _BLOCK):
+        first = block * _BLOCK
+        rows = min(_BLOCK, x.shape[0] - first)
+        encode_rows(first, rows, x, table, grid, flat, first * wide, wide)
+
+
+@compiled
+def encode_backward(x, gradient, starts, counts, grid, order, out):
     """out [entries, F] += the table's gradient, from the features' gradient [N, L * F].
 
     Each level belongs to one thread, so no two threads write to one entry and the sum is always in
-    the same order. ``order`` [L] deals the levels out so that the threads' loads are even.
+    the same order.
+
+    Args:
+        starts, counts: [P] the samples that there are, in parts.
+        order: [L] deals the levels out so that the threads' loads are even.
     """
-    count = x.shape[0]
-    width = _u64(out.shape[1])
+    resolutions, factors, masks, offsets = grid
+    width, features = gradient.shape[1], out.shape[1]
+    flat = gradient.ravel()
     for turn in prange(order.shape[0]):
         level = order[turn]
         resolution = _f32(resolutions[level])
         top = np.int32(resolutions[level] - 1)
         f0, f1, f2 = factors[level, 0], factors[level, 1], factors[level, 2]
         mask, offset = masks[level], _u64(offsets[level])
-        column = _u64(level) * width
-        for sample in range(count):
-            i = _u64(sample)
-            corners = _corners(x, i, resolution, top, f0, f1, f2, mask, offset)
-            c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
-            for feature in range(out.shape[1]):
-                f = _u64(feature)
-                g = gradient[i, column + f]
-                g00, g10, g01, g11 = w00 * g, w10 * g, w01 * g, w11 * g
-                out[c0, f] += s * g00
-                out[c1, f] += u * g00
-                out[c2, f] += s * g10
-                out[c3, f] += u * g10
-                out[c4, f] += s * g01
-                out[c5, f] += u * g01
-                out[c6, f] += s * g11
-                out[c7, f] += u * g11
+        for part in range(starts.shape[0]):
+            for sample in range(starts[part], starts[part] + counts[part]):
+                corners = _corners(x, _u64(sample), resolution, top, f0, f1, f2, mask, offset)
+                c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
+                at = sample * width + level * features
+                if features == 2:
+                    entries, across = (c0, c1, c2, c3, c4, c5, c6, c7), (w00, w10, w01, w11)
+                    spread_pair(flat, at, entries, across, (s, u), out)
+                    continue
+                for feature in range(features):
+                    f = _u64(feature)
+                    g = flat[_u64(at) + f]
+                    g00, g10, g01, g11 = w00 * g, w10 * g, w01 * g, w11 * g
+                    out[c0, f] += s * g00
+                    out[c1, f] += u * g00
+                    out[c2, f] += s * g10
+                    out[c3, f] += u * g10
+                    out[c4, f] += s * g01
+                    out[c5, f] += u * g01
+                    out[c6, f] += s * g11
+                    out[c7, f] += u * g11
 
 
-@_compiled
+@compiled
 def adam(table, gradient, first, second, bits, rate, correction, beta1, beta2, epsilon):
     """An Adam step where there is a gradient, which is cleared there.
 
@@ -175,7 +203,7 @@ def adam(table, gradient, first, second, bits, rate, correction, beta1, beta2, e
                 table[i] -= rate * average / (np.sqrt(square * correction) + epsilon)
 
 
-@_compiled
+@compiled
 def coarsen(occupied, out):
     """out [G / pool]^3 = whether any of a coarse cell's cells is occupied."""
     for x in prange(out.shape[0]):
@@ -202,7 +230,7 @@ def _exit(position, inverse, cell):
     return (border - position) * inverse
 
 
-@_compiled
+@compiled
 def march(origins, directions, start, far, occupied, coarse, step, places, counts):
     """Find each ray's samples.
 
@@ -247,7 +275,7 @@ def march(origins, directions, start, far, occupied, coarse, step, places, count
             counts[r] = found
 
 
-@_compiled
+@compiled
 def gather_steps(start, step, places, offsets, t_start, ray):
     """t_start, ray [N] of the samples in ``places``; ``offsets`` [R + 1] tells where they go."""
     for block in prange((start.shape[0] + _RAYS - 1) // _RAYS):
@@ -258,7 +286,7 @@ def gather_steps(start, step, places, offsets, t_start, ray):
                 ray[first + i] = r
 
 
-@_compiled
+@compiled
 def transmittance(density, length, offsets, out):
     """out [N] = the light that reaches the start of each sample."""
     for block in prange((offsets.shape[0] - 2 + _RAYS) // _RAYS):
@@ -269,7 +297,7 @@ def transmittance(density, length, offsets, out):
                 depth += density[i] * length[i]
 
 
-@_compiled
+@compiled
 def composite(density, colour, length, offsets, total, alpha, weights):
     """Premultiplied colour [R, C], alpha [R] and weights [N] of volume rendering."""
     channels = colour.shape[1]
@@ -288,7 +316,7 @@ def composite(density, colour, length, offsets, total, alpha, weights):
             alpha[r] = _ONE - light
 
 
-@_compiled
+@compiled
 def composite_backward(
     density,
     colour,

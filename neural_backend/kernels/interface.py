@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 # Teschner et al. 2003, as in Müller et al. 2022; the first is 1 so that neighbours along x stay
 # neighbours in memory
 _PRIMES = (1, 2_654_435_761, 805_459_861)
+
+OPAQUE = 1e-4
+"""Samples behind what lets through less than this are left out."""
 
 POOL = 4
 """Cells along the edge of a coarse cell, by which marching skips empty space."""
@@ -102,6 +106,52 @@ class Samples:
         return torch.addcmul(
             origins.index_select(0, self.ray), directions.index_select(0, self.ray), middle
         )
+
+
+Layers = Sequence[tuple[Tensor, Tensor]]
+"""Weights [outputs, inputs] and biases [outputs] of linear layers with ReLUs between them."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A hash grid's radiance field as tensors, for kernels that evaluate it whole.
+
+    Attributes:
+        table, grid: of the hash grid.
+        gradient: see ``Kernels.encode``.
+        density: from the hash grid's features to the density's logarithm and the geometry features.
+        colour: from geometry features and harmonics to the colour, before its activation.
+        harmonics: from unit directions [R, 3] to what the colour takes of them, [R, H].
+        linear: whether the colour is linear light, through ``exp``; else sRGB, through a sigmoid.
+    """
+
+    table: Tensor
+    grid: HashGrid
+    gradient: Tensor | None
+    density: Layers
+    colour: Layers
+    harmonics: Callable[[Tensor], Tensor]
+    linear: bool
+
+
+class Radiance(Protocol):
+    """What volume rendering asks of a field."""
+
+    def encode(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """[N, F] features at [N, 3], or only their gradient where they are known."""
+        ...
+
+    def density_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] density per field unit of length and [N, G] geometry features."""
+        ...
+
+    def radiance(self, geometry: Tensor, d: Tensor, ray: Tensor | None = None) -> Tensor:
+        """[N, 3] colour along the directions d [R, 3] of the samples' rays [N]."""
+        ...
+
+    def network(self) -> Network | None:
+        """The field as tensors, where it is a hash grid's."""
+        ...
 
 
 class Kernels(Protocol):
@@ -197,5 +247,20 @@ class Kernels(Protocol):
 
         Returns:
             [R, C] premultiplied colour, [R] alpha, [N] weights.
+        """
+        ...
+
+    def render(
+        self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor]:
+        """Volume rendering of a field; differentiable in its parameters.
+
+        Samples that light of less than ``OPAQUE`` reaches are left out.
+
+        Args:
+            origins, directions: [R, 3] rays.
+
+        Returns:
+            [R, 3] premultiplied colour, in the field's light, and [R] alpha.
         """
         ...

@@ -8,7 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from .interface import POOL, HashGrid, Samples
+from .interface import OPAQUE, POOL, HashGrid, Radiance, Samples
+
+_FIRST_SAMPLES = 16
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -199,6 +201,48 @@ class ReferenceKernels:
         total = zeros.index_add(0, samples.ray, weights[:, None] * colour)
         alpha = torch.zeros_like(zeros[:, 0]).index_add(0, samples.ray, weights)
         return total, alpha, weights
+
+    def render(
+        self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor]:
+        samples, features = self._visible(field, origins, directions, samples)
+        features = field.encode(samples.positions(origins, directions), features)
+        density, geometry = field.density_of(features)
+        colour = field.radiance(geometry, directions, samples.ray)
+        total, alpha, _ = self.composite(density, colour, samples)
+        return total, alpha
+
+    @torch.no_grad()
+    def _visible(
+        self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Samples, Tensor]:
+        """The samples that are not hidden behind others, and their [N, F] encoded features.
+
+        Each ray's first samples are looked at first, and the others only where those let light
+        through.
+        """
+
+        def look(at: Samples) -> tuple[Tensor, Tensor]:
+            features = field.encode(at.positions(origins, directions))
+            return field.density_of(features)[0], features
+
+        rank = torch.arange(len(samples), device=samples.ray.device) - samples.offsets[samples.ray]
+        early = rank < _FIRST_SAMPLES
+        first = samples.select(early)
+        density, features = look(first)
+        depth = torch.zeros(samples.rays, dtype=density.dtype, device=density.device)
+        depth.index_add_(0, first.ray, density * (first.t_end - first.t_start))
+        late = (depth < -math.log(OPAQUE))[samples.ray] & ~early
+        kept = first
+        if bool(late.any()):
+            behind, behind_features = look(samples.select(late))
+            # both parts in the order of the rays again
+            order = torch.cat([early.nonzero()[:, 0], late.nonzero()[:, 0]]).argsort()
+            density = torch.cat([density, behind]).index_select(0, order)
+            features = torch.cat([features, behind_features]).index_select(0, order)
+            kept = samples.select(early | late)
+        seen = self.transmittance(density, kept) > OPAQUE
+        return kept.select(seen), features.index_select(0, seen.nonzero()[:, 0])
 
 
 def _coarse(occupied: Tensor, pool: int) -> Tensor:

@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
-from .interface import Kernels, hash_grid
+from .interface import Kernels, Layers, Network, hash_grid
 
 _RAYS, _POINTS, _CELLS = 8, 64, 8
+_GEOMETRY, _WIDTH = 15, 24
 _TOLERANCE = 1e-3
+
+
+class _Field:
+    """A small radiance field; see ``interface.Radiance``."""
+
+    def __init__(self, kernels: Kernels, network: Network):
+        self._kernels, self._network = kernels, network
+
+    def encode(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        network = self._network
+        return self._kernels.encode(x, network.table, network.grid, known, network.gradient)
+
+    def density_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        out = _through(self._network.density, features)
+        return torch.exp(out[:, 0]), out[:, 1:]
+
+    def radiance(self, geometry: Tensor, d: Tensor, ray: Tensor | None = None) -> Tensor:
+        harmonics = self._network.harmonics(d)
+        harmonics = harmonics if ray is None else harmonics[ray]
+        out = _through(self._network.colour, torch.cat([geometry, harmonics], -1))
+        return torch.exp(out) if self._network.linear else torch.sigmoid(out)
+
+    def network(self) -> Network:
+        return self._network
+
+
+def _through(layers: Layers, x: Tensor) -> Tensor:
+    for weight, bias in layers[:-1]:
+        x = torch.relu(torch.nn.functional.linear(x, weight, bias))
+    return torch.nn.functional.linear(x, *layers[-1])
 
 
 @torch.enable_grad()
@@ -54,6 +87,29 @@ def results(kernels: Kernels) -> dict[str, Tensor]:
     assert colour.grad is not None
     found |= {"density's gradient": density.grad, "colour's gradient": colour.grad}
     found["transmittance"] = kernels.transmittance(density, samples)
+
+    def layers(*sizes: int) -> list[tuple[Tensor, Tensor]]:
+        pairs = itertools.pairwise(sizes)
+        return [(random(o, i) - 0.5, random(o) - 0.5) for i, o in pairs]
+
+    gathered = torch.zeros_like(gathered)
+    network = Network(
+        table,
+        grid,
+        gathered,
+        layers(grid.levels * 2, _WIDTH, 1 + _GEOMETRY),
+        layers(_GEOMETRY + 3, _WIDTH, _WIDTH, 3),
+        torch.clone,
+        linear=False,
+    )
+    parameters = [each for layer in (*network.density, *network.colour) for each in layer]
+    for each in parameters:
+        each.requires_grad_()
+    outputs = kernels.render(_Field(kernels, network), origins, directions, samples)
+    torch.cat([each.flatten() for each in outputs]).square().sum().backward()
+    found |= {"render's colour": outputs[0], "render's alpha": outputs[1]}
+    found["render's gradient"] = torch.cat([each.grad.flatten() for each in parameters])
+    found["render's gradient of the table"] = gathered
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 from torch import Tensor
@@ -14,10 +13,6 @@ from ..kernels import Kernels, Samples
 from ..sampling.occupancy import OccupancyGrid
 from ..sampling.rays import Cameras, intersect_box
 
-OPAQUE = 1e-4
-"""Samples behind what lets through less than this are left out."""
-
-_FIRST_SAMPLES = 16
 _CHUNK = 8192  # rays
 
 
@@ -41,59 +36,6 @@ def march(
 
 
 @torch.no_grad()
-def visible(
-    field: RadianceField, origins: Tensor, directions: Tensor, samples: Samples, kernels: Kernels
-) -> tuple[Samples, Tensor]:
-    """The samples that are not hidden behind others, and their [N, F] encoded features.
-
-    Each ray's first samples are looked at first, and the others only where those let light
-    through.
-    """
-
-    def look(at: Samples) -> tuple[Tensor, Tensor]:
-        features = field.encode(at.positions(origins, directions))
-        return field.density_of(features)[0], features
-
-    rank = torch.arange(len(samples), device=samples.ray.device) - samples.offsets[samples.ray]
-    early = rank < _FIRST_SAMPLES
-    first = samples.select(early)
-    density, features = look(first)
-    depth = torch.zeros(samples.rays, device=density.device)
-    depth.index_add_(0, first.ray, density * (first.t_end - first.t_start))
-    late = (depth < -math.log(OPAQUE))[samples.ray] & ~early
-    kept = first
-    if bool(late.any()):
-        behind, behind_features = look(samples.select(late))
-        # both parts in the order of the rays again
-        order = torch.cat([early.nonzero()[:, 0], late.nonzero()[:, 0]]).argsort()
-        density = torch.cat([density, behind]).index_select(0, order)
-        features = torch.cat([features, behind_features]).index_select(0, order)
-        kept = samples.select(early | late)
-    seen = kernels.transmittance(density, kept) > OPAQUE
-    return kept.select(seen), features.index_select(0, seen.nonzero()[:, 0])
-
-
-def render_rays(
-    field: RadianceField,
-    origins: Tensor,
-    directions: Tensor,
-    samples: Samples,
-    kernels: Kernels,
-    features: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """[R, 3] premultiplied colour (sRGB) and [R] alpha of rays [R, 3]; differentiable.
-
-    Args:
-        features: [N, F] the samples' encoded features, where they are known.
-    """
-    features = field.encode(samples.positions(origins, directions), features)
-    density, geometry = field.density_of(features)
-    colour = field.radiance(geometry, directions, samples.ray)
-    total, alpha, _ = kernels.composite(density, colour, samples)
-    return total, alpha
-
-
-@torch.no_grad()
 def render_points(
     field: RadianceField,
     grid: OccupancyGrid,
@@ -109,8 +51,7 @@ def render_points(
     for part in torch.arange(len(view), device=view.device).split(_CHUNK):
         origins, directions = cameras.rays(view[part], x[part], y[part])
         samples = march(origins, directions, grid, kernels)
-        samples, features = visible(field, origins, directions, samples, kernels)
-        colour, alpha = render_rays(field, origins, directions, samples, kernels, features)
+        colour, alpha = kernels.render(field, origins, directions, samples)
         colour = colour + (1.0 - alpha)[:, None] * background
         chunks.append(torch.cat([colour, alpha[:, None]], -1))
     return torch.cat(chunks)

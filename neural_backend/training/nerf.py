@@ -128,9 +128,7 @@ class NerfTask:
         jitter = torch.rand(len(target), generator=self._generator, device=self._device)
         samples = volume.march(origins, directions, self.grid, self._kernels, jitter)
         marched = len(samples)
-        rays = (origins, directions)
-        samples, features = volume.visible(self.field, *rays, samples, self._kernels)
-        colour, alpha = volume.render_rays(self.field, *rays, samples, self._kernels, features)
+        colour, alpha = self._kernels.render(self.field, origins, directions, samples)
         colour = colour + (1.0 - alpha)[:, None] * background
         loss = torch.nn.functional.mse_loss(colour, target)
         self._optimiser.zero_grad()

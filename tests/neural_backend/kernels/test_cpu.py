@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from neural_backend.kernels import Samples, hash_grid
+from neural_backend.config import TrainingSettings
+from neural_backend.fields import mlp
+from neural_backend.fields.radiance import RadianceField
+from neural_backend.kernels import Samples, cpu_vectors, hash_grid
 from neural_backend.kernels.cpu import CpuKernels
 from neural_backend.kernels.reference import ReferenceKernels
 
@@ -138,3 +142,72 @@ def test_adam_steps_where_there_is_a_gradient(kernels: ReferenceKernels) -> None
         assert not gradient.any()
     torch.testing.assert_close(mine[touched], theirs.detach()[touched])
     assert torch.equal(mine[~touched], start[~touched])
+
+
+def test_multiply() -> None:
+    generator = np.random.default_rng(0)
+    for m, n, k in ((8, 16, 1), (16, 80, 24), (64, 112, 7)):
+        a, b = generator.random((m, k), np.float32), generator.random((k, n), np.float32)
+        start, out = generator.random((m, n), np.float32), np.empty((m, n), np.float32)
+        left = a.T.copy().ravel(), 0, 1, m  # transposed in memory
+        cpu_vectors.multiply(
+            m, n, k, *left, b.ravel(), 0, n, start.ravel(), 0, n, out.ravel(), 0, n
+        )
+        np.testing.assert_allclose(out, start + a @ b, rtol=1e-5)
+        row = generator.random(n, np.float32) - 0.5 * k
+        left = a.ravel(), 0, k, 1
+        cpu_vectors.multiply_rectified(
+            m, n, k, *left, b.ravel(), 0, n, row, 0, 0, out.ravel(), 0, n
+        )
+        np.testing.assert_allclose(out, np.maximum(row + a @ b, 0.0), rtol=1e-4, atol=1e-5)
+        assert (out == 0.0).any()
+
+
+@pytest.mark.parametrize("features", [2, 3])
+def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp, "multiplies_bfloat16", lambda device: False)
+    settings = TrainingSettings(
+        levels=4, log2_table_size=10, coarsest=4, finest=40, features=features, width=40
+    )
+    field = RadianceField(settings, cpu)
+    torch.nn.init.uniform_(field.encoding.table, -9.0, 9.0)
+    origins, directions, near, far = rays(900)
+    far[7] = near[7]
+    occupied = random(32, 32, 32, seed=3) < 0.4
+    samples = cpu.march(origins, directions, near, far, occupied, 0.02, random(900, seed=4))
+    found = []
+    for kernels in (reference, cpu):
+        field.zero_grad()
+        colour, alpha = kernels.render(field, origins, directions, samples)
+        loss = (colour - random(900, 3, seed=5)).square().sum() + (alpha * random(900)).sum()
+        loss.backward()
+        gradients = [each.grad.clone() for each in field.parameters()]
+        found.append([colour.detach(), alpha.detach(), *gradients])
+    for expected, value in zip(*found, strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3 * scale)
+    alpha = found[0][1]
+    # some rays see the end of the light, some do not
+    assert float(alpha.max()) > 0.999
+    assert 0.01 < float(alpha[samples.offsets.diff() > 20].min()) < 0.99
+
+
+def test_render_twice_before_going_back() -> None:
+    """What a forward pass keeps for its backward pass is not the next one's."""
+    settings = TrainingSettings(levels=2, log2_table_size=8, coarsest=4, finest=8)
+    field = RadianceField(settings, cpu)
+    torch.nn.init.uniform_(field.encoding.table, -1.0, 1.0)
+    origins, directions, near, far = rays(64)
+    every = torch.ones(8, 8, 8, dtype=torch.bool)
+    samples = cpu.march(origins, directions, near, far, every, 0.05, random(64))
+    flipped = cpu.march(origins, -directions, near, far, every, 0.05, random(64))
+
+    def gradient(both: bool) -> torch.Tensor:
+        field.zero_grad()
+        colour, _ = cpu.render(field, origins, directions, samples)
+        if both:
+            cpu.render(field, origins, -directions, flipped)
+        colour.sum().backward()
+        return field.encoding.table.grad.clone()
+
+    torch.testing.assert_close(gradient(True), gradient(False))

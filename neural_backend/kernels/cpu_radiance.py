@@ -1,0 +1,239 @@
+"""The ``cpu`` kernels' volume rendering of a hash grid's radiance field, as one operation."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from . import cpu_loops
+from . import cpu_radiance_loops as loops
+from .cpu_vectors import PADDED, padded
+from .interface import OPAQUE, Network, Samples
+
+Floats = npt.NDArray[np.float32]
+Whole = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where the layers' numbers are in flat arrays.
+
+    Attributes:
+        table: [layers, ...] see the columns in ``cpu_radiance_loops``.
+        density: how many of the layers are the density's.
+        weights, gradients, scratch: lengths of the arrays.
+    """
+
+    table: Whole
+    density: int
+    weights: int
+    gradients: int
+    scratch: int
+
+
+@functools.lru_cache(maxsize=16)
+def _layout(density: tuple[tuple[int, int], ...], colour: tuple[tuple[int, int], ...]) -> _Layout:
+    """Lay out layers given as inputs and outputs."""
+    weights = gradients = scratch = 0
+    rows = []
+    for network in (density, colour):
+        output = of_output = -1
+        for inputs, outputs in network:
+            deep, wide = padded(inputs), padded(outputs)
+            if output < 0:
+                output, of_output, scratch = scratch, scratch + deep, scratch + 2 * deep
+            row = np.zeros(loops.COLUMNS, np.int64)
+            row[[loops.IN, loops.PIN, loops.OUT, loops.POUT]] = inputs, deep, outputs, wide
+            row[[loops.INPUT, loops.G_IN]] = output, of_output
+            output, of_output, scratch = scratch, scratch + wide, scratch + 2 * wide
+            row[[loops.OUTPUT, loops.G_OUT]] = output, of_output
+            row[loops.WEIGHT] = weights
+            row[loops.BACK] = row[loops.WEIGHT] + inputs * wide
+            row[loops.BIAS] = row[loops.BACK] + outputs * deep
+            weights = int(row[loops.BIAS]) + wide
+            row[loops.GRADIENT] = gradients
+            row[loops.BIAS_GRADIENT] = gradients + wide * deep
+            gradients += wide * deep + wide
+            rows.append(row)
+    table = np.array(rows)
+    table[:, [loops.INPUT, loops.G_IN, loops.OUTPUT, loops.G_OUT]] *= loops.BLOCK
+    table[:, loops.ZEROS] = weights
+    weights += int(table[:, loops.PIN].max())
+    return _Layout(table, len(density), weights, gradients, scratch * loops.BLOCK)
+
+
+def _pack(layout: _Layout, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Floats:
+    packed = np.zeros(layout.weights, np.float32)
+    for row, weight, bias in zip(layout.table, weights, biases, strict=True):
+        inputs, deep, outputs, wide = row[:4]
+        values = weight.detach().numpy()
+        at, back, start = row[loops.WEIGHT], row[loops.BACK], row[loops.BIAS]
+        packed[at:back].reshape(inputs, wide)[:, :outputs] = values.T
+        packed[back:start].reshape(outputs, deep)[:, :inputs] = values
+        packed[start : start + outputs] = bias.detach().numpy()
+    return packed
+
+
+def _unpack(layout: _Layout, gradients: Tensor) -> list[Tensor]:
+    """The gradients of all weights, then of all biases."""
+    weights, biases = [], []
+    for row in layout.table:
+        inputs, deep, outputs, wide = row[:4].tolist()
+        at, bias = row[[loops.GRADIENT, loops.BIAS_GRADIENT]].tolist()
+        weights.append(gradients[at:bias].view(wide, deep)[:outputs, :inputs])
+        biases.append(gradients[bias : bias + outputs])
+    return weights + biases
+
+
+class _Buffers:
+    """Memory that lasts from a forward to its backward pass, and then for the next step.
+
+    New memory would cost more than what is done with it: the system hands it out page by page.
+    """
+
+    def __init__(self, threads: int, layout: _Layout):
+        self.scratch = np.zeros((threads, layout.scratch), np.float32)
+        self.gradients = np.zeros((threads, layout.gradients), np.float32)
+        self.kept: tuple[npt.NDArray, ...] = ()
+        self.of_features = np.empty((0, 0), np.float32)
+
+    def fit(self, samples: int, layout: _Layout) -> None:
+        """Make room for so many samples to be kept."""
+        if self.kept and len(self.kept[0]) >= samples:
+            return
+        samples += samples // 4
+        row = layout.table[0]
+        single = [np.empty(samples, np.float32) for _ in range(3)]
+        self.kept = (
+            np.empty((samples, 3), np.float32),
+            np.empty((samples, row[loops.PIN]), np.float32),
+            np.empty(samples, np.int64),
+            *single,
+        )
+        self.of_features = np.empty((samples, row[loops.IN]), np.float32)
+
+
+class Renderer:
+    """See ``render``; keeps its memory between calls."""
+
+    def __init__(self, threads: int):
+        self.threads = threads
+        self._free: dict[_Layout, list[_Buffers]] = {}
+
+    def borrow(self, layout: _Layout) -> _Buffers:
+        free = self._free.get(layout)
+        return free.pop() if free else _Buffers(self.threads, layout)
+
+    def give_back(self, layout: _Layout, buffers: _Buffers) -> None:
+        self._free.setdefault(layout, []).append(buffers)
+
+    def render(
+        self,
+        network: Network,
+        constants: Sequence[npt.NDArray],
+        origins: Tensor,
+        directions: Tensor,
+        samples: Samples,
+    ) -> tuple[Tensor, Tensor]:
+        """See ``interface.Kernels.render``.
+
+        Args:
+            constants: the hash grid's resolutions, factors, masks and offsets, and the order that
+                deals the levels out to threads.
+        """
+        # the density goes along with the geometry features, so that rows are copied whole
+        first = torch.nn.functional.pad(network.colour[0][0], (1, 0))
+        weights = [weight for weight, _ in network.density]
+        weights += [first, *(weight for weight, _ in network.colour[1:])]
+        biases = [bias for _, bias in (*network.density, *network.colour)]
+        rays = (origins, directions, network.harmonics(directions))
+        context = (self, network, constants, rays, samples)
+        return _Render.apply(context, torch.is_grad_enabled(), network.table, *weights, *biases)
+
+
+def renders(network: Network) -> bool:
+    """Whether the loops are made for a network."""
+    tensors = [network.table, *(each for layer in network.density for each in layer)]
+    whole = network.density[-1][0].shape[0] % PADDED == 0
+    return whole and all(each.dtype == torch.float32 for each in tensors)
+
+
+def _sizes(weights: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+    return tuple((weight.shape[1], weight.shape[0]) for weight in weights)
+
+
+class _Render(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, context, keep: bool, table: Tensor, *parameters: Tensor):
+        renderer, network, constants, rays, samples = context
+        layers, density = len(parameters) // 2, len(network.density)
+        weights, biases = parameters[:layers], parameters[layers:]
+        layout = _layout(_sizes(weights[:density]), _sizes(weights[density:]))
+        net = (layout.table, _pack(layout, weights, biases), density)
+        buffers = renderer.borrow(layout)
+        buffers.fit(len(samples) if keep else 0, layout)
+        count = samples.rays
+        offsets = samples.offsets.numpy()
+        # as many samples for each thread; the last part takes what is left
+        shares = np.linspace(0, len(samples), renderer.threads + 1)[1:-1]
+        parts = np.array([0, *np.searchsorted(offsets, shares), count], np.int64)
+        counts = np.zeros(renderer.threads, np.int64)
+        total, alpha = torch.zeros(count, 3), torch.zeros(count)
+        loops.render(
+            parts,
+            tuple(each.contiguous().numpy() for each in rays),
+            (samples.t_start.numpy(), samples.t_end.numpy(), offsets),
+            table.detach().numpy(),
+            constants[:4],
+            (*net, network.linear),
+            np.float32(OPAQUE),
+            buffers.scratch,
+            total.numpy(),
+            alpha.numpy(),
+            keep,
+            buffers.kept,
+            counts,
+        )
+        if keep:
+            ctx.used = (layout, net, buffers, rays[2], offsets[parts[:-1]], counts, total, alpha)
+            ctx.context, ctx.shape = context, table.shape
+        else:
+            renderer.give_back(layout, buffers)
+        return total, alpha
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_total: Tensor, grad_alpha: Tensor):
+        renderer, network, constants, _, _ = ctx.context
+        layout, net, buffers, harmonics, starts, counts, total, alpha = ctx.used
+        del ctx.used  # a second backward pass would find the next step's numbers
+        behind = (grad_total * total).sum(1) + grad_alpha * alpha
+        buffers.gradients[:] = 0.0
+        loops.render_backward(
+            starts,
+            counts,
+            harmonics.contiguous().numpy(),
+            (*net, network.linear),
+            buffers.kept,
+            grad_total.contiguous().numpy(),
+            grad_alpha.contiguous().numpy(),
+            behind.numpy(),
+            buffers.scratch,
+            buffers.gradients,
+            buffers.of_features,
+        )
+        diverted = network.gradient is not None
+        of_table = network.gradient if diverted else torch.zeros(ctx.shape)
+        x, of_features, order = buffers.kept[0], buffers.of_features, constants[4]
+        cpu_loops.encode_backward(
+            x, of_features, starts, counts, constants[:4], order, of_table.numpy()
+        )
+        gradients = _unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
+        renderer.give_back(layout, buffers)
+        return None, None, None if diverted else of_table, *gradients
