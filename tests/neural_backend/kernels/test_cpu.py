@@ -167,7 +167,14 @@ def test_multiply() -> None:
 def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "multiplies_bfloat16", lambda device: False)
     settings = TrainingSettings(
-        levels=4, log2_table_size=10, coarsest=4, finest=40, features=features, width=40
+        levels=4,
+        log2_table_size=10,
+        coarsest=4,
+        finest=40,
+        features=features,
+        hidden_layers=1,
+        width=40,
+        hidden_layers=1,
     )
     field = RadianceField(settings, cpu)
     torch.nn.init.uniform_(field.encoding.table, -9.0, 9.0)
@@ -194,7 +201,9 @@ def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_render_twice_before_going_back() -> None:
     """What a forward pass keeps for its backward pass is not the next one's."""
-    settings = TrainingSettings(levels=2, log2_table_size=8, coarsest=4, finest=8)
+    settings = TrainingSettings(
+        levels=2, log2_table_size=8, coarsest=4, finest=8, hidden_layers=1, width=64
+    )
     field = RadianceField(settings, cpu)
     torch.nn.init.uniform_(field.encoding.table, -1.0, 1.0)
     origins, directions, near, far = rays(64)
