@@ -174,7 +174,6 @@ def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
         features=features,
         hidden_layers=1,
         width=40,
-        hidden_layers=1,
     )
     field = RadianceField(settings, cpu)
     torch.nn.init.uniform_(field.encoding.table, -9.0, 9.0)
