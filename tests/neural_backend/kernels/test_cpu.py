@@ -176,7 +176,9 @@ def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
         width=40,
     )
     field = RadianceField(settings, cpu)
-    torch.nn.init.uniform_(field.encoding.table, -9.0, 9.0)
+    generator = torch.Generator().manual_seed(6)
+    torch.nn.init.uniform_(field.encoding.table, -3.0, 3.0, generator)
+    torch.nn.init.constant_(field.trunk.biases[-1], 2.0)
     origins, directions, near, far = rays(900)
     far[7] = near[7]
     occupied = random(32, 32, 32, seed=3) < 0.4
@@ -194,8 +196,8 @@ def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3 * scale)
     alpha = found[0][1]
     # some rays see the end of the light, some do not
-    assert float(alpha.max()) > 0.999
-    assert 0.01 < float(alpha[samples.offsets.diff() > 20].min()) < 0.99
+    assert (alpha > 0.9998).any()
+    assert ((alpha > 0.01) & (alpha < 0.99)).any()
 
 
 def test_render_twice_before_going_back() -> None:
@@ -204,7 +206,7 @@ def test_render_twice_before_going_back() -> None:
         levels=2, log2_table_size=8, coarsest=4, finest=8, hidden_layers=1, width=64
     )
     field = RadianceField(settings, cpu)
-    torch.nn.init.uniform_(field.encoding.table, -1.0, 1.0)
+    torch.nn.init.uniform_(field.encoding.table, -1.0, 1.0, torch.Generator().manual_seed(6))
     origins, directions, near, far = rays(64)
     every = torch.ones(8, 8, 8, dtype=torch.bool)
     samples = cpu.march(origins, directions, near, far, every, 0.05, random(64))
