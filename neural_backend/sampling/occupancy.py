@@ -18,7 +18,9 @@ OPACITY = 0.01
 
 _TRANSPARENT = 2
 """Alpha up to this, of 255, is background."""
-_LARGEST_FOOTPRINT = 64  # pixels
+_GOLDEN = 0.618034
+_WORTHWHILE = 0.8
+"""Part of the cells that are left when it pays to move them together."""
 
 
 class OccupancyGrid:
@@ -139,8 +141,8 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     device = cameras.origins.device
     # what is empty as one large cell needs no look at its small ones
     coarse = size // 4 if size % 4 == 0 else size
-    left = torch.arange(coarse**3, device=device)
-    left = _carve(images, cameras, left[_framed(images, cameras, left, coarse)], coarse)
+    left = _framed(images, cameras, torch.arange(coarse**3, device=device), coarse)
+    left = _carve(images, cameras, left, coarse)
     if coarse < size:
         left = _carve(images, cameras, _subdivide(left, coarse, size), size)
     if len(left) == 0:
@@ -155,6 +157,11 @@ def _coordinates(cells: Tensor, size: int) -> Tensor:
     return torch.stack([cells // size**2, cells // size % size, cells % size], -1)
 
 
+def _centres(cells: Tensor, size: int) -> Tensor:
+    """[3, N] the middles of cells [N] of a grid."""
+    return ((_coordinates(cells, size) + 0.5) / size).T.contiguous()
+
+
 def _subdivide(cells: Tensor, size: int, finer: int) -> Tensor:
     """The cells of a finer grid in some cells of a coarse one; a whole number of times finer."""
     factor = finer // size
@@ -164,17 +171,44 @@ def _subdivide(cells: Tensor, size: int, finer: int) -> Tensor:
 
 
 def _framed(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
-    """[N] bool: whether some view may have some part of a cell in its frame."""
+    """Those of a grid's cells [N] of which some view may have some part in its frame."""
     half_diagonal = 0.5 * math.sqrt(3.0) / size
-    centres = (_coordinates(cells, size) + 0.5) / size
+    centres = _centres(cells, size)
     framed = torch.zeros_like(cells, dtype=torch.bool)
     for index, view in enumerate(images.views):
-        x, y, depth, footprint = _project(cameras, centres, index, half_diagonal)
+        others = (~framed).nonzero()[:, 0]
+        if len(others) == 0:
+            break
+        x, y, depth, footprint = _project(cameras, centres[:, others].T, index, half_diagonal)
         w, h = view.intrinsics.w, view.intrinsics.h
         inside = (x > -footprint) & (x < w + footprint) & (y > -footprint) & (y < h + footprint)
         # a cell that the camera stands in or beside may appear anywhere
-        framed |= (inside & (depth > 0.0)) | (depth.abs() <= half_diagonal)
-    return framed
+        framed[others] = (inside & (depth > 0.0)) | (depth.abs() <= half_diagonal)
+    return cells[framed]
+
+
+def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
+    """Those of a grid's cells [N] that no view shows to be empty."""
+    half_diagonal = 0.5 * math.sqrt(3.0) / size
+    centres = _centres(cells, size)
+    possible = torch.ones_like(cells, dtype=torch.bool)
+    # views one after another that look from different sides leave few cells to the others
+    for index in sorted(range(len(images.views)), key=lambda view: view * _GOLDEN % 1.0):
+        something = images.image(index)[..., 3] > _TRANSPARENT
+        if something.all():
+            continue
+        x, y, _, footprint = _project(cameras, centres.T, index, half_diagonal)
+        h, w = something.shape
+        left, right, top, bottom = x - footprint, x + footprint, y - footprint, y + footprint
+        whole = (left >= 0.0) & (right <= w) & (top >= 0.0) & (bottom <= h)
+        window = (
+            torch.where(whole, each, 0.0) for each in (left, right.ceil(), top, bottom.ceil())
+        )
+        possible &= (_count(something, *window) > 0) | ~whole
+        if int(possible.sum()) < _WORTHWHILE * len(possible):
+            cells, centres = cells[possible], centres[:, possible]
+            possible = torch.ones_like(cells, dtype=torch.bool)
+    return cells[possible]
 
 
 def _project(
@@ -189,32 +223,20 @@ def _project(
     return x, y, depth, footprint
 
 
-def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
-    """Those of a grid's cells [N] that no view shows to be empty."""
-    half_diagonal = 0.5 * math.sqrt(3.0) / size
-    for index, view in enumerate(images.views):
-        background = images.image(index)[..., 3] <= _TRANSPARENT
-        if not background.any():
-            continue
-        centres = (_coordinates(cells, size) + 0.5) / size
-        x, y, _, footprint = _project(cameras, centres, index, half_diagonal)
-        w, h = view.intrinsics.w, view.intrinsics.h
-        seen = (x - footprint >= 0.0) & (x + footprint <= w)
-        seen &= (y - footprint >= 0.0) & (y + footprint <= h) & (footprint < _LARGEST_FOOTPRINT)
-        if not seen.any():
-            continue
-        reach = math.ceil(float(footprint[seen].max()))
-        something = _dilate(~background, reach).to(cells.device)
-        column, row = x[seen].long().clamp(0, w - 1), y[seen].long().clamp(0, h - 1)
-        keep = ~seen
-        keep[seen] = something[row, column]
-        cells = cells[keep]
-    return cells
+def _count(mask: Tensor, left: Tensor, right: Tensor, top: Tensor, bottom: Tensor) -> Tensor:
+    """[N] how many pixels of a mask [H, W] are set in windows [N], by a summed-area table.
 
+    Crow 1984. A window has the columns from ``left`` to before ``right``, rounded down, and rows
+    likewise.
+    """
+    h, w = mask.shape
+    table = torch.zeros(h + 1, w + 1, dtype=torch.int32)
+    torch.cumsum(mask.cumsum(1, dtype=torch.int32), 0, out=table[1:, 1:])
+    flat = table.view(-1).to(left.device)
+    left, right, top, bottom = (each.to(torch.int32) for each in (left, right, top, bottom))
+    above, below = top * (w + 1), bottom * (w + 1)
 
-def _dilate(mask: Tensor, reach: int) -> Tensor:
-    """[H, W] whether a pixel within ``reach`` rows and columns is set."""
-    grown = mask.to(torch.float32)[None, None]
-    for kernel, padding in (((1, 2 * reach + 1), (0, reach)), ((2 * reach + 1, 1), (reach, 0))):
-        grown = torch.nn.functional.max_pool2d(grown, kernel, stride=1, padding=padding)
-    return grown[0, 0] > 0.0
+    def until(place: Tensor) -> Tensor:
+        return flat.index_select(0, place)
+
+    return until(below + right) - until(above + right) - until(below + left) + until(above + left)

@@ -64,10 +64,11 @@ class Cameras:
 
     def project(self, points: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Where points [N, 3] appear in a view: x, y in pixels and depth in field units, [N]."""
-        local = (points - self.origins[view]) @ self.rotations[view]
-        depth = -local[:, 2]
+        # each coordinate in a row of its own: what follows then runs over contiguous memory
+        local = self.rotations[view].T @ (points - self.origins[view]).T
+        depth = -local[2]
         safe = depth.clamp(min=1e-9)
-        right, down = local[:, 0] / safe, -local[:, 1] / safe
+        right, down = local[0] / safe, -local[1] / safe
         if self.lenses is not None:
             right, down = distort(right, down, self.lenses[view].expand(len(points), 5))[:2]
         fl_x, fl_y, cx, cy = self.intrinsics[view].unbind(-1)

@@ -149,3 +149,20 @@ def test_cells_of_a_box():
     assert cells.any(2).any(1).nonzero()[:, 0].tolist() == [1, 2, 3, 4]
     assert bool(cells.any(2).any(0).all())
     assert cells.any(1).any(0).nonzero()[:, 0].tolist() == [3, 4]
+
+
+def test_pixels_are_counted_in_windows():
+    mask = torch.rand(9, 14, generator=torch.Generator().manual_seed(0)) < 0.4
+    windows = torch.tensor([[0, 14, 0, 9], [3, 8, 2, 3], [5, 5, 0, 9], [13, 14, 8, 9]]).float()
+    counted = occupancy._count(mask, *windows.T)
+    expected = [int(mask[t:b, le:r].sum()) for le, r, t, b in windows.long().tolist()]
+    assert counted.tolist() == expected
+
+
+def test_large_cells_are_carved_in_large_images():
+    # 75 pixels a cell, looked at within about as many pixels around its middle
+    images = ball_images(size=1024, radius=0.02)
+    hull = visual_hull(images, Cameras(images.views, np.eye(4), CPU), 5)
+    expected = torch.zeros(5, 5, 5, dtype=torch.bool)
+    expected[1:4, 1:4, 1:4] = True
+    assert torch.equal(hull, expected)
