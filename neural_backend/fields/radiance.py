@@ -48,6 +48,7 @@ class RadianceField(torch.nn.Module):
     def __init__(self, settings: TrainingSettings, kernels: Kernels):
         super().__init__()
         generator = torch.Generator().manual_seed(settings.seed)
+        self._kernels = kernels
         self.view_direction = settings.view_direction
         self.encoding = make_encoding(settings, kernels, generator)
         hashed = settings.encoding == "hash"
@@ -83,8 +84,8 @@ class RadianceField(torch.nn.Module):
         return truncated_exp(out[:, 0]), out[:, 1:]
 
     def density(self, x: Tensor) -> Tensor:
-        """[N] density per field unit at [N, 3] in the unit box."""
-        return self.density_of(self.encode(x))[0]
+        """[N] density per field unit at [N, 3] in the unit box; no gradient."""
+        return self._kernels.density(self, x)
 
     def radiance(self, geometry: Tensor, d: Tensor, ray: Tensor | None = None) -> Tensor:
         """[N, 3] colour (sRGB, 0 to 1).

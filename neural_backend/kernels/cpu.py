@@ -182,6 +182,13 @@ class CpuKernels(ReferenceKernels):
         length = samples.t_end - samples.t_start
         return _Composite.apply(density, colour, length, samples.offsets)
 
+    @torch.no_grad()
+    def density(self, field: Radiance, x: Tensor) -> Tensor:
+        network = field.network()
+        if network is None or not cpu_radiance.renders(network):
+            return super().density(field, x)
+        return self._renderer.density(network, _constants(network.grid, 1), x)
+
     def render(
         self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
     ) -> tuple[Tensor, Tensor]:

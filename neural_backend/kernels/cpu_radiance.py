@@ -147,14 +147,28 @@ class Renderer:
             constants: the hash grid's resolutions, factors, masks and offsets, and the order that
                 deals the levels out to threads.
         """
-        # the density goes along with the geometry features, so that rows are copied whole
-        first = torch.nn.functional.pad(network.colour[0][0], (1, 0))
-        weights = [weight for weight, _ in network.density]
-        weights += [first, *(weight for weight, _ in network.colour[1:])]
-        biases = [bias for _, bias in (*network.density, *network.colour)]
+        weights, biases = _parameters(network)
         rays = (origins, directions, network.harmonics(directions))
         context = (self, network, constants, rays, samples)
         return _Render.apply(context, torch.is_grad_enabled(), network.table, *weights, *biases)
+
+    def density(self, network: Network, constants: Sequence[npt.NDArray], x: Tensor) -> Tensor:
+        """See ``interface.Kernels.density`` and ``render``."""
+        weights, biases = _parameters(network)
+        count = len(network.density)
+        layout = _layout(_sizes(weights[:count]), _sizes(weights[count:]))
+        buffers = self.borrow(layout)
+        out = torch.empty(len(x))
+        loops.density(
+            x.contiguous().numpy(),
+            network.table.detach().numpy(),
+            constants[:4],
+            (layout.table, _pack(layout, weights, biases), count, network.linear),
+            buffers.scratch,
+            out.numpy(),
+        )
+        self.give_back(layout, buffers)
+        return out
 
 
 def renders(network: Network) -> bool:
@@ -162,6 +176,15 @@ def renders(network: Network) -> bool:
     tensors = [network.table, *(each for layer in network.density for each in layer)]
     whole = network.density[-1][0].shape[0] % PADDED == 0
     return whole and all(each.dtype == torch.float32 for each in tensors)
+
+
+def _parameters(network: Network) -> tuple[list[Tensor], list[Tensor]]:
+    """All layers' weights and biases, the density's first, as the loops take them."""
+    # the density goes along with the geometry features, so that rows are copied whole
+    first = torch.nn.functional.pad(network.colour[0][0], (1, 0))
+    weights = [weight for weight, _ in network.density]
+    weights += [first, *(weight for weight, _ in network.colour[1:])]
+    return weights, [bias for _, bias in (*network.density, *network.colour)]
 
 
 def _sizes(weights: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:

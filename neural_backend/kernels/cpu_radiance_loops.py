@@ -85,6 +85,25 @@ def _backward(first, last, rows, layout, weights, scratch, gradients):
                 scratch[at] = scratch[at] if passes else _ZERO
 
 
+@compiled
+def density(x, table, grid, network, scratch, out):
+    """out [N] = the density at x [N, 3]; the arguments are those of ``render``."""
+    layout, weights, layers, _ = network
+    features, last = layout[0], layout[layers - 1]
+    parts = scratch.shape[0]
+    share = (x.shape[0] + parts - 1) // parts
+    for part in prange(parts):
+        mine = scratch[part]
+        end = min((part + 1) * share, x.shape[0])
+        for first in range(part * share, end, BLOCK):
+            rows = min(BLOCK, end - first)
+            encode_rows(first, rows, x, table, grid, mine, features[INPUT], features[PIN])
+            _forward(0, layers, rows, layout, weights, mine)
+            for row in range(rows):
+                raw = mine[_u64(last[OUTPUT] + row * last[POUT])]
+                out[first + row] = np.exp(min(raw, _f32(2.0) * _EXPONENT))
+
+
 @inner
 def _emitted(x, linear):
     """A colour, and its derivative."""

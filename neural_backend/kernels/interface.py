@@ -250,6 +250,10 @@ class Kernels(Protocol):
         """
         ...
 
+    def density(self, field: Radiance, x: Tensor) -> Tensor:
+        """[N] a field's density per field unit of length at [N, 3] in the unit box; no gradient."""
+        ...
+
     def render(
         self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
     ) -> tuple[Tensor, Tensor]:

@@ -202,6 +202,10 @@ class ReferenceKernels:
         alpha = torch.zeros_like(zeros[:, 0]).index_add(0, samples.ray, weights)
         return total, alpha, weights
 
+    @torch.no_grad()
+    def density(self, field: Radiance, x: Tensor) -> Tensor:
+        return field.density_of(field.encode(x))[0]
+
     def render(
         self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
     ) -> tuple[Tensor, Tensor]:

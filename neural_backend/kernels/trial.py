@@ -105,6 +105,7 @@ def results(kernels: Kernels) -> dict[str, Tensor]:
     parameters = [each for layer in (*network.density, *network.colour) for each in layer]
     for each in parameters:
         each.requires_grad_()
+    found["density"] = kernels.density(_Field(kernels, network), random(_POINTS, 3))
     outputs = kernels.render(_Field(kernels, network), origins, directions, samples)
     torch.cat([each.flatten() for each in outputs]).square().sum().backward()
     found |= {"render's colour": outputs[0], "render's alpha": outputs[1]}

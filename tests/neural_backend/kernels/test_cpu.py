@@ -190,7 +190,8 @@ def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
         loss = (colour - random(900, 3, seed=5)).square().sum() + (alpha * random(900)).sum()
         loss.backward()
         gradients = [each.grad.clone() for each in field.parameters()]
-        found.append([colour.detach(), alpha.detach(), *gradients])
+        density = kernels.density(field, random(700, 3, seed=7))
+        found.append([colour.detach(), alpha.detach(), density, *gradients])
     for expected, value in zip(*found, strict=True):
         scale = float(expected.abs().max())
         torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3 * scale)
