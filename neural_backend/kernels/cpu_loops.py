@@ -191,16 +191,18 @@ def adam(table, gradient, first, second, bits, rate, correction, beta1, beta2, e
                 seen |= bits[_u64(place)]
             if seen == _u32(0):
                 continue
+            # without branches, which makes it vectors
             for place in range(begin, stop):
                 i = _u64(place)
-                g = gradient[i]
-                if g == _f32(0.0):
-                    continue
+                g, average, square, value = gradient[i], first[i], second[i], table[i]
+                moved = beta1 * average + (_ONE - beta1) * g
+                spread = beta2 * square + (_ONE - beta2) * g * g
+                lowered = value - rate * moved / (np.sqrt(spread * correction) + epsilon)
+                has = g != _f32(0.0)
+                first[i] = moved if has else average
+                second[i] = spread if has else square
+                table[i] = lowered if has else value
                 gradient[i] = _f32(0.0)
-                average = beta1 * first[i] + (_ONE - beta1) * g
-                square = beta2 * second[i] + (_ONE - beta2) * g * g
-                first[i], second[i] = average, square
-                table[i] -= rate * average / (np.sqrt(square * correction) + epsilon)
 
 
 @compiled

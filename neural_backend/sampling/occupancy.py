@@ -33,36 +33,44 @@ class OccupancyGrid:
 
     Attributes:
         step: as given.
-        occupied: [G, G, G] bool.
+        possible, occupied: [G, G, G] bool.
+        density: [K] the highest seen lately in each of the possible cells; infinite where nobody
+            has looked yet.
         low, high: [3] corners of the box around the occupied cells.
     """
 
     def __init__(self, possible: Tensor, step: float):
         self.step = step
+        self._set(possible)
+        self.density = torch.full_like(self._cells, math.inf, dtype=torch.float32)
+        self._refresh()
+
+    def _set(self, possible: Tensor) -> None:
         self._size = possible.shape[0]
         self.possible = possible
-        # infinite where nobody has looked yet
-        self.density = torch.where(possible, math.inf, 0.0)
-        self._refresh()
+        self._cells = possible.view(-1).nonzero()[:, 0]
+        self._corners = _coordinates(self._cells, self._size)
 
     @property
     def _limit(self) -> float:
         return -math.log1p(-OPACITY) / self.step
 
     def _refresh(self) -> None:
-        known = self.density[self.possible & self.density.isfinite()]
+        known = self.density[self.density.isfinite()]
         # before anything is opaque, what is denser than the rest is kept
         limit = min(self._limit, float(known.mean())) if len(known) else self._limit
-        self.occupied = (self.density >= limit) & self.possible
-        if not self.occupied.any():
-            self.occupied = self.possible.clone()
-        ends = []
-        for axis in range(3):
-            others = tuple(a for a in range(3) if a != axis)
-            filled = self.occupied.any(others[1]).any(others[0]).nonzero()[:, 0]
-            ends.append((filled[0], filled[-1] + 1))
-        self.low = torch.stack([end[0] for end in ends]) / self._size
-        self.high = torch.stack([end[1] for end in ends]) / self._size
+        kept = self.density >= limit
+        if not kept.any():
+            kept = torch.ones_like(kept)
+        self.occupied = torch.zeros_like(self.possible)
+        self.occupied.view(-1)[self._cells[kept]] = True
+        self._kept = kept.nonzero()[:, 0]
+        corners = self._corners[self._kept]
+        if len(corners):
+            self.low = corners.amin(0) / self._size
+            self.high = (corners.amax(0) + 1) / self._size
+        else:
+            self.low = self.high = torch.zeros(3, device=corners.device)
 
     def update(
         self, density: Callable[[Tensor], Tensor], samples: int, generator: torch.Generator
@@ -74,26 +82,25 @@ class OccupancyGrid:
             samples: number of cells.
         """
         device = self.density.device
-        cells = []
-        for of in (self.occupied, self.possible):
-            indices = of.view(-1).nonzero()[:, 0]
-            pick = torch.randint(len(indices), (samples // 2,), generator=generator, device=device)
-            cells.append(indices[pick])
-        cell = torch.cat(cells)
-        size = self._size
-        corner = _coordinates(cell, size)
+
+        def some(count: int) -> Tensor:
+            return torch.randint(count, (samples // 2,), generator=generator, device=device)
+
+        cell = torch.cat([self._kept[some(len(self._kept))], some(len(self._cells))])
+        corner = self._corners[cell]
         inside = torch.rand(corner.shape, generator=generator, device=device)
         with torch.no_grad():
-            value = density((corner + inside) / size)
-        flat = self.density.view(-1)
-        before = flat[cell]
-        flat[cell] = torch.where(before.isfinite(), before * DECAY, 0.0)
-        flat.scatter_reduce_(0, cell, value, "amax")
+            value = density((corner + inside) / self._size)
+        before = self.density[cell]
+        self.density[cell] = torch.where(before.isfinite(), before * DECAY, 0.0)
+        self.density.scatter_reduce_(0, cell, value, "amax")
         self._refresh()
 
     def state(self) -> dict[str, Tensor]:
         step = torch.tensor(self.step, dtype=torch.float64)
-        return {"possible": self.possible, "density": self.density, "step": step}
+        density = torch.zeros_like(self.possible, dtype=torch.float32)
+        density.view(-1)[self._cells] = self.density
+        return {"possible": self.possible, "density": density, "step": step}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up ``state()``, which may have another resolution: devices differ in theirs.
@@ -106,10 +113,9 @@ class OccupancyGrid:
         shape = state["density"].shape
         if shape != state["possible"].shape or shape != shape[:1] * 3 or shape[0] == 0:
             raise ValueError("the occupancy grid is not a cube")
-        self._size = shape[0]
         self.step = float(state["step"])
-        self.possible = state["possible"].to(device)
-        self.density = state["density"].to(device)
+        self._set(state["possible"].to(device))
+        self.density = state["density"].to(device).view(-1)[self._cells]
         self._refresh()
 
 

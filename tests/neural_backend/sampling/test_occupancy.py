@@ -127,8 +127,8 @@ def test_the_threshold_is_an_opacity():
     grid = full_grid(4, STEP, CPU)
     dense = -np.log(1 - occupancy.OPACITY) / STEP
     grid.density[:] = 1e3
-    grid.density[0, 0, 0] = 0.98 * dense
-    grid.density[0, 0, 1] = 1.02 * dense
+    grid.density[0] = 0.98 * dense
+    grid.density[1] = 1.02 * dense
     grid.load_state(grid.state())
     assert not grid.occupied[0, 0, 0]
     assert grid.occupied[0, 0, 1]
