@@ -58,8 +58,9 @@ class _Encode(torch.autograd.Function):
         out = ctx.gradient if diverted else torch.zeros(ctx.shape)
         grad = grad.contiguous()
         whole = np.array([[0], [len(x)]], np.int64)
+        places = grad.view(-1).numpy(), grad.shape[1], out.shape[1]
         grid, order = ctx.constants[:4], ctx.constants[4]
-        cpu_loops.encode_backward(x.numpy(), grad.numpy(), *whole, grid, order, out.numpy())
+        cpu_loops.encode_backward(x.numpy(), *places, *whole, grid, order, out.numpy())
         return None, None if diverted else out, None, None, None
 
 

@@ -131,19 +131,19 @@ def encode(x, table, grid, out):
 
 
 @compiled
-def encode_backward(x, gradient, starts, counts, grid, order, out):
-    """out [entries, F] += the table's gradient, from the features' gradient [N, L * F].
+def encode_backward(x, gradient, row, column, starts, counts, grid, order, out):
+    """out [entries, F] += the table's gradient, from the features'.
 
     Each level belongs to one thread, so no two threads write to one entry and the sum is always in
     the same order.
 
     Args:
+        gradient: flat; sample ``n`` has that of level ``l`` at ``n * row + l * column``.
         starts, counts: [P] the samples that there are, in parts.
         order: [L] deals the levels out so that the threads' loads are even.
     """
     resolutions, factors, masks, offsets = grid
-    width, features = gradient.shape[1], out.shape[1]
-    flat = gradient.ravel()
+    features = out.shape[1]
     for turn in prange(order.shape[0]):
         level = order[turn]
         resolution = _f32(resolutions[level])
@@ -154,14 +154,14 @@ def encode_backward(x, gradient, starts, counts, grid, order, out):
             for sample in range(starts[part], starts[part] + counts[part]):
                 corners = _corners(x, _u64(sample), resolution, top, f0, f1, f2, mask, offset)
                 c0, c1, c2, c3, c4, c5, c6, c7, w00, w10, w01, w11, s, u = corners
-                at = sample * width + level * features
+                at = sample * row + level * column
                 if features == 2:
                     entries, across = (c0, c1, c2, c3, c4, c5, c6, c7), (w00, w10, w01, w11)
-                    spread_pair(flat, at, entries, across, (s, u), out)
+                    spread_pair(gradient, at, entries, across, (s, u), out)
                     continue
                 for feature in range(features):
                     f = _u64(feature)
-                    g = flat[_u64(at) + f]
+                    g = gradient[_u64(at) + f]
                     g00, g10, g01, g11 = w00 * g, w10 * g, w01 * g, w11 * g
                     out[c0, f] += s * g00
                     out[c1, f] += u * g00

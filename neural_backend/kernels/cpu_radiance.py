@@ -101,10 +101,10 @@ class _Buffers:
         self.scratch = np.zeros((threads, layout.scratch), np.float32)
         self.gradients = np.zeros((threads, layout.gradients), np.float32)
         self.kept: tuple[npt.NDArray, ...] = ()
-        self.of_features = np.empty((0, 0), np.float32)
+        self.of_features = np.empty((0, 0, 0), np.float32)
 
-    def fit(self, samples: int, layout: _Layout) -> None:
-        """Make room for so many samples to be kept."""
+    def fit(self, samples: int, layout: _Layout, levels: int) -> None:
+        """Make room for so many samples to be kept, with the features of so many levels."""
         if self.kept and len(self.kept[0]) >= samples:
             return
         samples += samples // 4
@@ -116,7 +116,7 @@ class _Buffers:
             np.empty(samples, np.int64),
             *single,
         )
-        self.of_features = np.empty((samples, row[loops.IN]), np.float32)
+        self.of_features = np.empty((levels, samples, row[loops.IN] // levels), np.float32)
 
 
 class Renderer:
@@ -200,7 +200,7 @@ class _Render(torch.autograd.Function):
         layout = _layout(_sizes(weights[:density]), _sizes(weights[density:]))
         net = (layout.table, _pack(layout, weights, biases), density)
         buffers = renderer.borrow(layout)
-        buffers.fit(len(samples) if keep else 0, layout)
+        buffers.fit(len(samples) if keep else 0, layout, network.grid.levels)
         count = samples.rays
         offsets = samples.offsets.numpy()
         # as many samples for each thread; the last part takes what is left
@@ -253,9 +253,10 @@ class _Render(torch.autograd.Function):
         )
         diverted = network.gradient is not None
         of_table = network.gradient if diverted else torch.zeros(ctx.shape)
-        x, of_features, order = buffers.kept[0], buffers.of_features, constants[4]
+        of_features, order = buffers.of_features, constants[4]
+        places = of_features.reshape(-1), of_features.shape[2], of_features[0].size
         cpu_loops.encode_backward(
-            x, of_features, starts, counts, constants[:4], order, of_table.numpy()
+            buffers.kept[0], *places, starts, counts, constants[:4], order, of_table.numpy()
         )
         gradients = _unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
         renderer.give_back(layout, buffers)

@@ -313,8 +313,10 @@ def _backward_part(
         _backward(0, density, rows, layout, weights, scratch, gradients)
         for i in range(rows):
             at = features[G_IN] + i * features[PIN]
-            for j in range(grad_features.shape[1]):
-                grad_features[block + i, j] = scratch[_u64(at + j)]
+            for level in range(grad_features.shape[0]):
+                for j in range(grad_features.shape[2]):
+                    grad_features[level, block + i, j] = scratch[_u64(at + j)]
+                at += grad_features.shape[2]
 
 
 @compiled
@@ -340,7 +342,7 @@ def render_backward(
         starts, counts: [P] where each part's kept samples are.
         left: [R] sum of weight_j p_j over a ray's samples, which is used up.
         gradients: [P, ...] of the weights, packed, zero before.
-        grad_features: [N, L * F] at the places of the kept samples.
+        grad_features: [L, N, F] at the places of the kept samples.
     """
     for part in prange(starts.shape[0]):
         _backward_part(
