@@ -110,7 +110,7 @@ def test_learns_a_ball(scene, changes, psnr):
     settings = dataclasses.replace(SMALL, batch=8192, **changes)
     trained = task(scene, settings)
     before = trained.validate()
-    train(trained, 100)
+    train(trained, 200)
     after = trained.validate()
     field, grid, kernels = load_field(fit(settings, CPU), trained.state(), CPU)
     scores = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "test")
