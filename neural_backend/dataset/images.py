@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import imageio.v3
 import numpy as np
@@ -14,6 +17,11 @@ from torch import Tensor
 from ..protocol import BadInput, first_line
 from . import exr
 from .transforms import Dataset, Split, View
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_DEEP = ("I", "F")
+"""How the names of Pillow's modes begin that have more than 8 bits a channel."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -68,10 +76,12 @@ def read_image(path: pathlib.Path) -> Pixels:
         if path.suffix.lower() == ".exr":
             pixels = exr.read(path)
         else:
-            pixels = imageio.v3.imread(path, plugin="pillow", index=0)
-            if pixels.dtype == np.uint8 or pixels.dtype == np.bool_:
-                # once more, because only Pillow knows the palette and the meaning of the channels
-                return imageio.v3.imread(path, plugin="pillow", index=0, mode="RGBA")
+            reader: Any = imageio.v3.imopen(path, "r", plugin="pillow")
+            with reader as file:
+                if not file.metadata(index=0)["mode"].startswith(_DEEP):
+                    # only Pillow knows the palette and the meaning of the channels
+                    return file.read(index=0, mode="RGBA")
+                pixels = file.read(index=0)
     except Exception as error:
         # the readers raise whatever they please at a damaged file
         raise _unreadable(path, error) from None
@@ -114,6 +124,15 @@ def _unreadable(path: pathlib.Path, error: Exception) -> BadInput:
     )
 
 
+def _in_threads(do: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Results in the order of the items; where one raises, the items behind it are left alone."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        try:
+            yield from pool.map(do, items)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def load_views(dataset: Dataset, split: Split, count: int | None = None) -> Images:
     """Read the images of a split.
 
@@ -129,14 +148,13 @@ def load_views(dataset: Dataset, split: Split, count: int | None = None) -> Imag
     sizes = [view.intrinsics.w * view.intrinsics.h for view in views]
     offsets = torch.tensor([0, *sizes]).cumsum(0)
     pixels = torch.empty(sum(sizes), 4, dtype=torch.uint8)
-    for index, view in enumerate(views):
-        path = dataset.folder / view.file
-        image = read_image(path)
-        w, h = view.intrinsics.w, view.intrinsics.h
+    paths = [dataset.folder / view.file for view in views]
+    for index, image in enumerate(_in_threads(read_image, paths)):
+        w, h = views[index].intrinsics.w, views[index].intrinsics.h
         if image.shape[:2] != (h, w):
             raise BadInput(
-                f"{path}: {image.shape[1]} x {image.shape[0]} pixels, but the json's w, h say "
-                f"{w} x {h}; render this view again or correct the json"
+                f"{paths[index]}: {image.shape[1]} x {image.shape[0]} pixels, but the json's w, h "
+                f"say {w} x {h}; render this view again or correct the json"
             )
         pixels[offsets[index] : offsets[index + 1]] = torch.from_numpy(image.reshape(-1, 4))
     return Images(views, pixels, offsets)

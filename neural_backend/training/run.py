@@ -23,7 +23,7 @@ from ..config import TrainingSettings
 from ..dataset import images, transforms
 from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
-from . import checkpoint, nerf, sdf
+from . import checkpoint, nerf
 from .fitting import FITTED, fit
 from .leash import Leash
 from .loop import Training
@@ -269,6 +269,8 @@ def _task(
     emit: Callable[[Event], None],
 ) -> Task:
     if settings.field == "sdf":
+        from . import sdf  # here, because its libraries for meshes are slow to load
+
         return sdf.SdfTask(settings, source, device, emit)
     dataset = transforms.read(source, images.image_size)
     return nerf.NerfTask(settings, dataset, device, emit)
@@ -445,6 +447,8 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
         _check_size(settings, state)
         with told_if_out_of_memory():
             if settings.field == "sdf":
+                from . import sdf
+
                 field: torch.nn.Module = sdf.load_field(settings, state, device)
                 used = kernels.choose(device)
             else:

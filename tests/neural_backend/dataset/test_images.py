@@ -1,3 +1,7 @@
+import dataclasses
+import threading
+import time
+
 import imageio.v3
 import numpy as np
 import pytest
@@ -100,3 +104,25 @@ def test_few_views_are_spread_evenly(tmp_path):
     assert few.pixels[:, 0].tolist() == [1, 4, 7]
     assert len(images.load_views(data, "train", 20).views) == 9
     assert len(images.load_views(data, "val").views) == 0
+
+
+def test_images_are_read_side_by_side_and_an_error_ends_it(tmp_path, monkeypatch):
+    names = [f"{index}.png" for index in range(300)]
+    data = dataset(tmp_path, *((name, 1, 1) for name in names))
+    read, together = [], []
+
+    def one(path):
+        read.append(path.stem)
+        together.append(threading.active_count())
+        time.sleep(0.002)
+        if path.stem == "3":
+            raise BadInput("3.png: broken; mend it")
+        return np.full((1, 1, 4), int(path.stem) % 200, np.uint8)
+
+    monkeypatch.setattr(images, "read_image", one)
+    with pytest.raises(BadInput, match="broken"):
+        images.load_views(data, "train")
+    assert len(read) < 250
+    few = dataclasses.replace(data, views=data.views[4:104])
+    assert images.load_views(few, "train").pixels[:, 0].tolist() == list(range(4, 104))
+    assert max(together) > threading.active_count()
