@@ -10,7 +10,7 @@ import numpy as np
 from numba import prange
 
 from .cpu_loops import compiled, encode_rows, inner
-from .cpu_vectors import ROWS, multiply, multiply_rectified
+from .cpu_vectors import PADDED, ROWS, copy_padded, multiply, multiply_rectified
 
 SLOTS, RUN = 16, 8
 """Rays looked at together, and samples of each."""
@@ -114,6 +114,18 @@ def _emitted(x, linear):
 
 
 @inner
+def _to_colour(at, harmonics, ray, scratch, to, wide):
+    """Put a colour network's input together: the density network's output, and harmonics."""
+    copy_padded(scratch, at, scratch, to, wide)
+    count = harmonics.shape[1]
+    if count % PADDED == 0:
+        copy_padded(harmonics, ray * count, scratch, to + wide, count)
+        return
+    for j in range(count):
+        scratch[_u64(to + wide + j)] = harmonics[ray, j]
+
+
+@inner
 def _render_part(
     begin, end, rays, samples, table, grid, network, opaque, scratch, total, alpha, keep, kept
 ):
@@ -173,17 +185,14 @@ def _render_part(
                 light *= through
                 seen[found] = r
                 to = colour[INPUT] + found * colour[PIN]
-                for j in range(geometry[POUT]):
-                    scratch[_u64(to + j)] = scratch[_u64(at + j)]
-                to += geometry[POUT]
-                for j in range(harmonics.shape[1]):
-                    scratch[_u64(to + j)] = harmonics[r, j]
+                _to_colour(at, harmonics, r, scratch, to, geometry[POUT])
                 if keep:
                     for axis in range(3):
                         kept_x[place, axis] = x[row, axis]
                     source = features[INPUT] + row * features[PIN]
-                    for j in range(features[PIN]):
-                        kept_features[place, j] = scratch[_u64(source + j)]
+                    copy_padded(
+                        scratch, source, kept_features, place * features[PIN], features[PIN]
+                    )
                     kept_ray[place] = r
                     kept_length[place] = length
                     kept_weight[place] = weight[found]
@@ -275,19 +284,13 @@ def _backward_part(
     channels = grad_total.shape[1]
     for block in range(begin, begin + count, BLOCK):
         rows = min(BLOCK, begin + count - block)
-        for i in range(rows):
-            at = features[INPUT] + i * features[PIN]
-            for j in range(features[PIN]):
-                scratch[_u64(at + j)] = kept_features[block + i, j]
+        wide = features[PIN]
+        copy_padded(kept_features, block * wide, scratch, features[INPUT], rows * wide)
         _forward(0, density, rows, layout, weights, scratch)
         for i in range(rows):
             r = kept_ray[block + i]
             at, to = geometry[OUTPUT] + i * geometry[POUT], colour[INPUT] + i * colour[PIN]
-            for j in range(geometry[POUT]):
-                scratch[_u64(to + j)] = scratch[_u64(at + j)]
-            to += geometry[POUT]
-            for j in range(harmonics.shape[1]):
-                scratch[_u64(to + j)] = harmonics[r, j]
+            _to_colour(at, harmonics, r, scratch, to, geometry[POUT])
         _forward(density, layers, rows, layout, weights, scratch)
 
         for i in range(rows):

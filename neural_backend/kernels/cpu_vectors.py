@@ -25,6 +25,7 @@ _LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx") else 4
 _TILES = {16: {4: 4, 2: 8, 1: 8}, 8: {2: 4}, 4: {4: 2}}[_LANES]
 
 _SINGLE, _INDEX, _SHORT = ir.FloatType(), ir.IntType(64), ir.IntType(32)
+_VECTOR = ir.VectorType(_SINGLE, _LANES)
 
 
 def padded(width: int) -> int:
@@ -76,8 +77,7 @@ def _tile(vectors: int, rectified: bool):
     ``b[b_at + k * b_k + column]`` and ``c[c_at + row * c_row + column]``, ``start`` like ``c``.
     The sums stay in registers; if ``rectified``, negative ones become zero.
     """
-    rows = _TILES[vectors]
-    vector = ir.VectorType(_SINGLE, _LANES)
+    rows, vector = _TILES[vectors], _VECTOR
 
     def generate(context, builder, signature, arguments):
         a, b, start, c = (
@@ -240,6 +240,25 @@ multiply, multiply_rectified = _product(False), _product(True)
 ``_tile`` for where their elements are: with ``a_row`` 1 and ``a_k`` the length of a row, ``a`` is
 transposed; with ``start_row`` 0 every row starts from the same one. ``start`` may be ``c``.
 """
+
+
+@intrinsic
+def copy_padded(context, source, at, target, to, count):
+    """``target[to:to+count] = source[at:at+count]`` of flat arrays; ``count`` is padded."""
+
+    def generate(context, builder, signature, arguments):
+        source = _data(context, builder, signature, arguments, 0)
+        target = _data(context, builder, signature, arguments, 2)
+        at, to, count = arguments[1], arguments[3], arguments[4]
+        with cgutils.for_range_slice(builder, _number(0), count, _number(PADDED)) as (place, _):
+            for first in range(0, PADDED, _LANES):
+                place_in = builder.add(place, _number(first))
+                value = _load(builder, source, builder.add(at, place_in), _VECTOR)
+                _store(builder, value, target, builder.add(to, place_in))
+
+    whole = types.int64
+    return types.void(source, whole, target, whole, whole), generate
+
 
 _PAIR = ir.VectorType(_SINGLE, 2)
 
