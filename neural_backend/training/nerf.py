@@ -105,6 +105,7 @@ class NerfTask:
             weight_decay=WEIGHT_DECAY,
             fused=device.type in ("cpu", "cuda"),
         )
+        self._average = optimiser.WeightAverage(self.field)
 
     def _first_grid(self) -> OccupancyGrid:
         opaque = not bool((self._pixels[:, 3] < 255).any())
@@ -139,6 +140,7 @@ class NerfTask:
         self._optimiser.step()
         if self._table_optimiser is not None:
             self._table_optimiser.step(rate)
+        self._average.update()
         # as many rays next time as would have filled the batch, without sudden jumps
         fitting = self._batch / max(marched, 1) * self._rays
         self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
@@ -163,7 +165,9 @@ class NerfTask:
 
     def state(self) -> dict[str, Tensor]:
         """The field, its grid, and what a resumed run needs to go on as if never stopped."""
-        state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        with self._average.shown():
+            state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        state |= self._average.state()
         state |= {f"field.grid.{name}": value for name, value in self.grid.state().items()}
         state |= optimiser.state_of(self._optimiser)
         if self._table_optimiser is not None:
@@ -179,6 +183,7 @@ class NerfTask:
             KeyError, ValueError, RuntimeError: when it does not fit.
         """
         _load(self.field, self.grid, state)
+        self._average.load_state(state)
         optimiser.load_state(self._optimiser, state)
         if self._table_optimiser is not None:
             self._table_optimiser.load_state(state)
@@ -201,16 +206,17 @@ class NerfTask:
         truth = rgba[:, :3] * rgba[:, 3:] + (1.0 - rgba[:, 3:])
         view, place = view.to(self._device), place.to(self._device)
         width = cameras.widths[view]
-        colour = volume.render_points(
-            self.field,
-            self.grid,
-            cameras,
-            view,
-            place % width + 0.5,
-            place // width + 0.5,
-            self._kernels,
-            1.0,
-        )[:, :3].cpu()
+        with self._average.shown():
+            colour = volume.render_points(
+                self.field,
+                self.grid,
+                cameras,
+                view,
+                place % width + 0.5,
+                place // width + 0.5,
+                self._kernels,
+                1.0,
+            )[:, :3].cpu()
         first, shape = _VALIDATION_PIXELS, (*windows.shape, 3)
         return Scores(
             scores.psnr(colour[:first], truth[:first]),
@@ -222,14 +228,15 @@ class NerfTask:
         images = self._held_out or self._images
         view = images.views[0]
         intrinsics = volume.scaled(view.intrinsics, _PREVIEW_SIDE)
-        rendered = volume.render_image(
-            self.field,
-            self.grid,
-            intrinsics,
-            view.world_from_camera,
-            self.field_from_world,
-            self._kernels,
-        )[..., :3]
+        with self._average.shown():
+            rendered = volume.render_image(
+                self.field,
+                self.grid,
+                intrinsics,
+                view.world_from_camera,
+                self.field_from_world,
+                self._kernels,
+            )[..., :3]
         rgba = images.image(0).to(torch.float32) / 255.0
         truth = rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])
         truth = torch.nn.functional.interpolate(

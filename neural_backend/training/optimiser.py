@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
 from ..fields.encodings import HashEncoding
@@ -76,3 +79,62 @@ class TableAdam:
         self._first.copy_(state["table.first"])
         self._second.copy_(state["table.second"])
         self._steps = int(state["table.steps"])
+
+
+AVERAGE_EVERY = 8
+"""Steps between two looks of the average: each costs a pass over all weights."""
+AVERAGE_DECAY = 0.95
+
+
+class WeightAverage:
+    """A running average of a field's weights (Polyak and Juditsky 1992), to be looked at.
+
+    With it the last steps' noise goes out of the result, so that the learning rate may stay high.
+    """
+
+    def __init__(self, module: torch.nn.Module):
+        self._parameters = dict(module.named_parameters())
+        self._averages = {name: each.detach().clone() for name, each in self._parameters.items()}
+        self._steps = 0
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take note of one optimiser step."""
+        self._steps += 1
+        if self._steps % AVERAGE_EVERY:
+            return
+        looks = self._steps // AVERAGE_EVERY
+        # at first the weights are far from where they go: what they were counts for little
+        decay = min(AVERAGE_DECAY, looks / (looks + 4.0) if looks > 1 else 0.0)
+        for name, parameter in self._parameters.items():
+            self._averages[name].lerp_(parameter, 1.0 - decay)
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """While it lasts the field has the averages for weights."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.data, self._averages[name] = self._averages[name], parameter.data
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The weights themselves; the averages are the field's state while they are ``shown``."""
+        state = {f"weights.{name}": each.detach() for name, each in self._parameters.items()}
+        return state | {"weights.steps": torch.tensor(self._steps)}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up ``state()``, after the field has taken up its own.
+
+        Raises:
+            KeyError, RuntimeError: it belongs to another field.
+        """
+        for name, parameter in self._parameters.items():
+            self._averages[name].copy_(parameter)
+            parameter.copy_(state[f"weights.{name}"])
+        self._steps = int(state["weights.steps"])
