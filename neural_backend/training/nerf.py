@@ -24,7 +24,7 @@ from . import optimiser, scores
 from .scores import Scores
 from .task import Step, field_state, part, restore
 
-LAST_RATE = 0.1
+LAST_RATE = 0.3
 """The learning rate at the end, as a fraction of the first."""
 WEIGHT_DECAY = 1e-6
 
