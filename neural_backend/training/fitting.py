@@ -48,8 +48,10 @@ class _Fourier(NamedTuple):
 _ALWAYS = math.inf
 _HASH: dict[tuple[str, FieldKind], tuple[tuple[float, _Hash], ...]] = {
     ("cpu", "nerf"): (
-        (300.0, _Hash(12, 16, 1024, 2**16, 1, 64, 2e-2)),
-        (_ALWAYS, _Hash(12, 18, 1024, 2**16, 1, 64, 2e-2)),
+        (45.0, _Hash(12, 16, 1024, 2**16, 1, 64, 2e-2)),
+        (150.0, _Hash(12, 17, 1024, 2**16, 1, 64, 2e-2)),
+        (600.0, _Hash(12, 18, 1024, 2**16, 1, 64, 2e-2)),
+        (_ALWAYS, _Hash(12, 19, 1024, 2**16, 1, 64, 2e-2)),
     ),
     ("cpu", "sdf"): ((_ALWAYS, _Hash(12, 16, 1024, 2**13, 2, 64, 1e-2)),),
     ("gpu", "nerf"): (
