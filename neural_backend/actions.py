@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from . import progress
 from .dataset import images, transforms
+from .dataset.colour import displayed
 from .dataset.transforms import Split, View
 from .extraction import comparison, marching_cubes, mesh_file, sequence, vertex_colors
 from .extraction.marching_cubes import Volume
@@ -134,10 +135,8 @@ def _picture(run: OpenRun, view: View) -> npt.NDArray[np.float32]:
             view.world_from_camera,
             run.field_from_world,
             run.kernels,
-            background=0.0,
         )
     else:
         rendered = sphere_tracing.render_image(run.field, view, run.field_from_world, run.device)
-    pixels = rendered.cpu().numpy()
-    pixels[..., :3] /= np.maximum(pixels[..., 3:], 1e-6)
-    return pixels
+        rendered = displayed(rendered, linear=False)
+    return rendered.cpu().numpy()

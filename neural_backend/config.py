@@ -19,6 +19,7 @@ Preset = Literal["preview", "standard", "best"]
 Background = Literal["random", "white", "black"]
 RigKind = Literal["sphere", "hemisphere", "orbit", "random", "camera_path", "cameras"]
 Subject = Literal["scene", "selection", "collection"]
+ImageFormat = Literal["png", "exr"]
 SequencePath = Literal["auto", "camera", "orbit"]
 
 PRESET_SECONDS: dict[str, dict[Preset, float]] = {
@@ -123,6 +124,11 @@ class DatasetSettings:
         unit="samples",
         low=0,
         high=65_536,
+    )
+    format: ImageFormat = knob(
+        "png",
+        "Images of the views: sRGB as on screen, or linear light (best for noisy renders and "
+        "bright lights)",
     )
     transparent: bool = knob(
         True,

@@ -18,7 +18,7 @@ from typing import Any
 import bpy
 
 from ..neural_backend.config import DatasetSettings, RigSettings
-from ..neural_backend.dataset import transforms
+from ..neural_backend.dataset import exr, transforms
 from ..neural_backend.protocol import BadInput, in_words, write_json
 from . import cameras, fingerprint, folders, geometry, knobs
 from . import rig as rigs
@@ -33,7 +33,7 @@ STATE = "export.json"
 It lists the images of this export, each with a digest of what it shows."""
 
 _STATE_VERSION = 1
-_PART = ".part.png"
+_PART = ".part"
 _PNG_END = b"IEND\xaeB`\x82"
 _POLL = 0.2
 _LITTLE_SPACE = 1 << 20
@@ -152,11 +152,21 @@ def _denoises() -> bool:
 # in this order they can be set and put back: a format needs its medium (from 5.0), a depth its
 # format
 _IMAGE = {
-    "media_type": "IMAGE",
-    "file_format": "PNG",
-    "color_mode": "RGBA",
-    "color_depth": "8",
-    "color_management": "FOLLOW_SCENE",
+    "png": {
+        "media_type": "IMAGE",
+        "file_format": "PNG",
+        "color_mode": "RGBA",
+        "color_depth": "8",
+        "color_management": "FOLLOW_SCENE",
+    },
+    "exr": {
+        "media_type": "IMAGE",
+        "file_format": "OPEN_EXR",
+        "color_mode": "RGBA",
+        "color_depth": "16",
+        "exr_codec": "ZIP",
+        "color_management": "FOLLOW_SCENE",
+    },
 }
 _CHANGED = (
     "camera",
@@ -169,7 +179,7 @@ _CHANGED = (
     "render.border_min_y",
     "render.film_transparent",
     "render.filepath",
-    *(f"render.image_settings.{name}" for name in _IMAGE),
+    *(f"render.image_settings.{name}" for name in _IMAGE["exr"]),
     "render.pixel_aspect_x",
     "render.pixel_aspect_y",
     "render.resolution_percentage",
@@ -195,7 +205,7 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
     """Set the person's scene up for a view. Before each one: an undo may have put it back."""
     scene, layer = stage.scene, stage.view_layer
     stage.keep(*_CHANGED)
-    if scene.render.image_settings.file_format != _IMAGE["file_format"]:
+    if scene.render.image_settings.file_format != _IMAGE[dataset.format]["file_format"]:
         # a change of the format resets it
         stage.keep("render.image_settings.linear_colorspace_settings.name")
     _set_up(scene, dataset)
@@ -235,7 +245,7 @@ def _set_up(scene: bpy.types.Scene, dataset: DatasetSettings) -> None:
     render.use_placeholder = False
     render.use_lock_interface = False
     image = render.image_settings
-    for name, value in _IMAGE.items():
+    for name, value in _IMAGE[dataset.format].items():
         # assigning what is there already would still reset what hangs on it
         if getattr(image, name, value) != value:
             setattr(image, name, value)
@@ -533,7 +543,7 @@ class _Store:
 
     def _part(self, file: str) -> pathlib.Path:
         final = self.folder / file
-        return final.with_name(f".{final.stem}{_PART}")
+        return final.with_name(f".{final.stem}{_PART}{final.suffix}")
 
     def tidy(self) -> None:
         for part in self._parts:
@@ -546,7 +556,7 @@ class _Store:
             return {
                 file: key
                 for file, key in views.items()
-                if re.fullmatch(rf"{IMAGES}/\d+\.png", file) and isinstance(key, str)
+                if re.fullmatch(rf"{IMAGES}/\d+\.(png|exr)", file) and isinstance(key, str)
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
@@ -569,7 +579,9 @@ class _Store:
 
 
 def _whole(image: pathlib.Path) -> bool:
-    """Whether a PNG has its end."""
+    """Whether an image has its end."""
+    if image.suffix == ".exr":
+        return exr.is_whole(image)
     try:
         with open(image, "rb") as file:
             file.seek(-len(_PNG_END), os.SEEK_END)

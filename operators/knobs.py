@@ -54,6 +54,12 @@ _CHOICE_LABELS = {
     ),
     ("subject", "selection"): ("Selection", "The selected objects"),
     ("subject", "collection"): ("Collection", "The objects of a collection"),
+    ("format", "png"): ("PNG", "8-bit sRGB, through the scene's view transform"),
+    ("format", "exr"): (
+        "OpenEXR",
+        "Linear light in half floats, without view transform: lights brighter than white stay so, "
+        "and the noise of a few samples averages out over the views",
+    ),
     ("field", "nerf"): ("Radiance Field (NeRF)", "Radiance and density, from rendered views"),
     ("field", "sdf"): ("Signed Distance (SDF)", "Signed distance, from the scene's geometry"),
     ("encoding", "hash"): ("Hash Grid", "Multiresolution hash grid: fast and sharp"),

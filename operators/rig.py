@@ -126,7 +126,7 @@ def plan(
         points = np.concatenate([piece.points for piece in pieces])
         everything = geometry.bounds_of_pieces(found.pieces)
         shots = _generated_shots(points, everything, rig, dataset)
-    views = with_files([shot.view for shot in shots], rig)
+    views = with_files([shot.view for shot in shots], rig, dataset)
     shots = tuple(
         dataclasses.replace(shot, view=view) for shot, view in zip(shots, views, strict=True)
     )
@@ -148,18 +148,20 @@ def preview_views(
     if rig.kind == "cameras":
         depsgraph = context.evaluated_depsgraph_get()
         shots = _camera_shots(context.scene, depsgraph, dataset, collection)
-        return with_files([shot.view for shot in shots], rig)
+        return with_files([shot.view for shot in shots], rig, dataset)
     if rig.kind == "camera_path":
         frames = path_frames(context.scene, rig.frame_step)
         shown = frames[:: len(frames) // _FRAMES_SHOWN + 1]
         with Scratch(context.scene, context.view_layer) as scratch:
-            return with_files([shot.view for shot in _path_shots(scratch, shown, dataset)], rig)
+            return with_files(
+                [shot.view for shot in _path_shots(scratch, shown, dataset)], rig, dataset
+            )
     names = geometry.names_of(rig.subject, collection, context.view_layer)
     pieces = geometry.survey(context.evaluated_depsgraph_get(), names).subject()
     if rig.subject == "scene":
         pieces, _ = geometry.without_enormous(pieces)
     points = np.concatenate([piece.points for piece in pieces])
-    return with_files(generated_views(points, rig, dataset), rig)
+    return with_files(generated_views(points, rig, dataset), rig, dataset)
 
 
 def _require_no_simulation(depsgraph: bpy.types.Depsgraph) -> None:
@@ -176,13 +178,15 @@ def _require_no_simulation(depsgraph: bpy.types.Depsgraph) -> None:
             )
 
 
-def with_files(views: Iterable[View], rig: RigSettings) -> tuple[View, ...]:
+def with_files(
+    views: Iterable[View], rig: RigSettings, dataset: DatasetSettings
+) -> tuple[View, ...]:
     """Name the views' files and divide them into train, validation and test."""
     listed = list(views)
     return tuple(
         dataclasses.replace(
             view,
-            file=f"images/{index + 1:04d}.png",
+            file=f"images/{index + 1:04d}.{dataset.format}",
             split=transforms.split_of(index, len(listed), rig.validation, rig.test),
         )
         for index, view in enumerate(listed)

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONTRACT = {"neural_backend", "neural_backend.config", "neural_backend.protocol"}
-CONTRACT |= {"neural_backend.dataset", "neural_backend.dataset.transforms"}
+CONTRACT |= {f"neural_backend.dataset{module}" for module in ("", ".exr", ".transforms")}
 # from the highest layer to the lowest; a module imports from its own layer and from those below
 LAYERS = (
     "training",

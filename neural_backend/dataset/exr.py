@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import struct
 import zlib
@@ -17,10 +18,10 @@ _LINES = {0: 1, 2: 1, 3: 16}
 _LARGEST = 2**30  # pixels
 
 
-def read(path: pathlib.Path) -> npt.NDArray[np.float32]:
+def read(path: pathlib.Path) -> npt.NDArray[np.floating]:
     """[H, W, C] the channels R, G, B (and A), or the only one; linear, as they are in the file.
 
-    Of several layers the first that has R is taken.
+    float16 where all of them are, else float32. Of several layers the first that has R is taken.
 
     Raises:
         ValueError: damaged, or of a kind that this does not read; one line.
@@ -33,7 +34,51 @@ def read(path: pathlib.Path) -> npt.NDArray[np.float32]:
         raise ValueError(f"damaged: {error}") from None
 
 
-def _decode(data: bytes) -> npt.NDArray[np.float32]:
+def size(path: pathlib.Path) -> tuple[int, int]:
+    """An image's width and height, pixels; raises what ``read`` raises."""
+    layout = _checked_layout(path.read_bytes())
+    return layout.width, layout.height
+
+
+def is_whole(path: pathlib.Path) -> bool:
+    """Whether an image can be read and has all its scan lines."""
+    try:
+        data = path.read_bytes()
+        layout = _checked_layout(data)
+        ends = [at + 8 + struct.unpack_from("<i", data, at + 4)[0] for at in layout.offsets]
+    except (OSError, ValueError, struct.error):
+        return False
+    return min(layout.offsets) > 0 and max(ends) <= len(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What the header says.
+
+    Attributes:
+        row: of one scan line's pixels, channel by channel.
+        lines: scan lines a chunk.
+        offsets: of the chunks.
+    """
+
+    row: np.dtype
+    width: int
+    height: int
+    top: int
+    compressed: bool
+    lines: int
+    offsets: tuple[int, ...]
+
+
+def _checked_layout(data: bytes) -> _Layout:
+    """Raises ValueError where it is damaged, or of a kind that this does not read; one line."""
+    try:
+        return _layout(data)
+    except (struct.error, IndexError, KeyError) as error:
+        raise ValueError(f"damaged: {error}") from None
+
+
+def _layout(data: bytes) -> _Layout:
     magic, version = struct.unpack_from("<ii", data)
     if magic != _MAGIC:
         raise ValueError("not an OpenEXR image")
@@ -49,20 +94,26 @@ def _decode(data: bytes) -> npt.NDArray[np.float32]:
         raise ValueError(f"a size of {width} x {height}")
     channels = _channels(header["channels"])
     row = np.dtype([(name, kind, (width,)) for name, kind in channels])
-    rows = np.zeros(height, row)
     lines = _LINES[compression]
-    chunks = -(-height // lines)
-    for offset in struct.unpack_from(f"<{chunks}Q", data, at):
-        first, size = struct.unpack_from("<ii", data, offset)
-        first -= top
-        count = min(lines, height - first)
-        packed = data[offset + 8 : offset + 8 + size]
+    offsets = struct.unpack_from(f"<{-(-height // lines)}Q", data, at)
+    return _Layout(row, width, height, top, compression != 0, lines, offsets)
+
+
+def _decode(data: bytes) -> npt.NDArray[np.floating]:
+    layout = _layout(data)
+    row = layout.row
+    rows = np.zeros(layout.height, row)
+    for offset in layout.offsets:
+        first, length = struct.unpack_from("<ii", data, offset)
+        first -= layout.top
+        count = min(layout.lines, layout.height - first)
+        packed = data[offset + 8 : offset + 8 + length]
         whole = count * row.itemsize
-        raw = packed if compression == 0 or size == whole else _unzip(packed)
+        raw = _unzip(packed) if layout.compressed and length != whole else packed
         if first < 0 or len(raw) != whole:
             raise ValueError("damaged: a chunk of a wrong size")
         rows[first : first + count] = np.frombuffer(raw, row)
-    names = [name for name, _ in channels]
+    names = list(row.names or ())
     reds = [name for name in names if name == "R" or name.endswith(".R")]
     if reds:
         layer = min(reds, key=len).removesuffix("R")
@@ -71,7 +122,8 @@ def _decode(data: bytes) -> npt.NDArray[np.float32]:
             raise ValueError("has R but not G and B")
     elif len(names) != 1:
         raise ValueError("has no channels R, G, B")
-    return np.stack([rows[name].astype(np.float32) for name in names], -1)
+    halves = all(row[name].base == _TYPES[1] for name in names)
+    return np.stack([rows[name] for name in names], -1, dtype="f2" if halves else "f4")
 
 
 def _header(data: bytes, at: int) -> tuple[dict[str, bytes], int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..protocol import BadInput, first_line
-from . import exr
+from . import colour, exr
 from .transforms import Dataset, Split, View
 
 Item = TypeVar("Item")
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _DEEP = ("I", "F")
 """How the names of Pillow's modes begin that have more than 8 bits a channel."""
 
-Pixels = npt.NDArray[np.uint8]
+_OPAQUE = 1.0 - 0.5 / 255.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Images:
 
     Attributes:
         views: [V].
-        pixels: [P, 4] uint8, the images behind one another, row by row; sRGB, straight alpha.
+        pixels: [P, 4] the images behind one another, row by row. uint8: sRGB, straight alpha;
+            float16 or float32: linear light, premultiplied, which may exceed 1.
         offsets: [V + 1] int64; view ``v`` has the pixels ``offsets[v]`` to ``offsets[v + 1]``.
     """
 
@@ -40,11 +41,38 @@ class Images:
     pixels: Tensor
     offsets: Tensor
 
+    @property
+    def linear(self) -> bool:
+        """Whether the pixels are linear light; else they are sRGB."""
+        return self.pixels.is_floating_point()
+
+    @property
+    def opaque(self) -> bool:
+        """Whether no pixel lets any background through."""
+        return bool((self.pixels[:, 3] >= (_OPAQUE if self.linear else 255)).all())
+
     def image(self, index: int) -> Tensor:
-        """[H, W, 4] uint8."""
+        """[H, W, 4] a view's pixels."""
         intrinsics = self.views[index].intrinsics
         start, end = self.offsets[index], self.offsets[index + 1]
         return self.pixels[start:end].view(intrinsics.h, intrinsics.w, 4)
+
+    def alpha(self, index: int) -> Tensor:
+        """[H, W] a view's alpha, 0 to 1, float32."""
+        alpha = self.image(index)[..., 3].to(torch.float32)
+        return alpha if self.linear else alpha / 255.0
+
+    def on_white(self, pixels: Tensor) -> Tensor:
+        """[..., 3] some of the pixels [..., 4] as a screen shows them on white: sRGB, float32."""
+        return colour.over_white(colour.displayed(premultiplied(pixels), self.linear))
+
+
+def premultiplied(pixels: Tensor) -> Tensor:
+    """[..., 4] pixels of ``Images`` as float32, in their own light, the colour premultiplied."""
+    if pixels.is_floating_point():
+        return pixels.to(torch.float32)
+    rgba = pixels.to(torch.float32) / 255.0
+    return torch.cat([rgba[..., :3] * rgba[..., 3:], rgba[..., 3:]], -1)
 
 
 def image_size(path: pathlib.Path) -> tuple[int, int]:
@@ -55,19 +83,19 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
     """
     try:
         if path.suffix.lower() == ".exr":
-            height, width = exr.read(path).shape[:2]
-        else:
-            height, width = imageio.v3.improps(path, plugin="pillow", index=0).shape[:2]
+            return exr.size(path)
+        height, width = imageio.v3.improps(path, plugin="pillow", index=0).shape[:2]
     except Exception as error:
         raise _unreadable(path, error) from None
     return width, height
 
 
-def read_image(path: pathlib.Path) -> Pixels:
-    """[H, W, 4] an image as sRGB with straight alpha; opaque where it has no alpha.
+def read_image(path: pathlib.Path) -> npt.NDArray:
+    """[H, W, 4] an image, opaque where it has no alpha.
 
-    Images of 16 bits a channel are rounded to 8; EXR and other images of floats are taken as
-    linear light, and EXR's colours as premultiplied.
+    Images of 8 bits a channel, and those of 16, which are rounded, are uint8: sRGB with straight
+    alpha. EXR and other images of floats keep their float16 or float32: linear light,
+    premultiplied, as OpenEXR's convention has it.
 
     Raises:
         BadInput: it cannot be read, or holds NaN or infinity.
@@ -90,20 +118,7 @@ def read_image(path: pathlib.Path) -> Pixels:
         return _rgba(np.clip(np.round(pixels / 257.0), 0, 255).astype(np.uint8), 255)
     if not np.isfinite(pixels).all():
         raise BadInput(f"{path}: holds NaN or infinite pixels; render this view again")
-    pixels = _rgba(pixels, 1.0)
-    if path.suffix.lower() == ".exr":
-        # by OpenEXR's convention colours are premultiplied
-        alpha = pixels[..., 3:]
-        pixels[..., :3] /= np.where(alpha > 0.0, alpha, 1.0)
-    pixels[..., :3] = srgb_from_linear(pixels[..., :3])
-    return np.round(255.0 * np.clip(pixels, 0.0, 1.0)).astype(np.uint8)
-
-
-def srgb_from_linear(linear: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
-    """The sRGB transfer curve (IEC 61966-2-1); values are clipped to [0, 1]."""
-    linear = np.clip(linear, 0.0, 1.0)
-    curve = 1.055 * np.maximum(linear, 0.0031308) ** (1.0 / 2.4) - 0.055
-    return np.where(linear <= 0.0031308, 12.92 * linear, curve)
+    return _rgba(pixels, 1.0)
 
 
 def _rgba(pixels: npt.NDArray, opaque: float) -> npt.NDArray:
@@ -140,21 +155,35 @@ def load_views(dataset: Dataset, split: Split, count: int | None = None) -> Imag
         count: at most so many views, evenly spread; all where None.
 
     Raises:
-        BadInput: an image cannot be read, holds NaN or infinity, or has not the json's size.
+        BadInput: an image cannot be read, holds NaN or infinity, has not the json's size, or is
+            not in the same light as the others.
     """
     views = dataset.split(split)
     if count is not None and count < len(views):
         views = tuple(views[(2 * k + 1) * len(views) // (2 * count)] for k in range(count))
     sizes = [view.intrinsics.w * view.intrinsics.h for view in views]
     offsets = torch.tensor([0, *sizes]).cumsum(0)
-    pixels = torch.empty(sum(sizes), 4, dtype=torch.uint8)
+    pixels = torch.empty(0, 4, dtype=torch.uint8)
     paths = [dataset.folder / view.file for view in views]
-    for index, image in enumerate(_in_threads(read_image, paths)):
+    for index, image in enumerate(map(torch.from_numpy, _in_threads(read_image, paths))):
+        if index == 0:
+            pixels = torch.empty(sum(sizes), 4, dtype=image.dtype)
+        elif image.is_floating_point() != pixels.is_floating_point():
+            raise BadInput(
+                f"{paths[index]}: {_light(image)}, but the images before it are {_light(pixels)}; "
+                f"render all {split} views in one format"
+            )
+        elif image.dtype == torch.float32:
+            pixels = pixels.to(torch.float32)
         w, h = views[index].intrinsics.w, views[index].intrinsics.h
         if image.shape[:2] != (h, w):
             raise BadInput(
                 f"{paths[index]}: {image.shape[1]} x {image.shape[0]} pixels, but the json's w, h "
                 f"say {w} x {h}; render this view again or correct the json"
             )
-        pixels[offsets[index] : offsets[index + 1]] = torch.from_numpy(image.reshape(-1, 4))
+        pixels[offsets[index] : offsets[index + 1]] = image.view(-1, 4)
     return Images(views, pixels, offsets)
+
+
+def _light(pixels: Tensor) -> str:
+    return "linear light (EXR)" if pixels.is_floating_point() else "8-bit sRGB"

@@ -172,7 +172,8 @@ def write(dataset: Dataset) -> None:
     views = dataset.views
     synthetic = dataset.folder / SYNTHETIC_FOLDER
     angles = {round(view.intrinsics.angle_x, 9) for view in views}
-    if len(angles) == 1 and all(view.intrinsics.centred_square for view in views):
+    fits = all(view.intrinsics.centred_square and view.file.endswith(".png") for view in views)
+    if len(angles) == 1 and fits:
         synthetic.mkdir(exist_ok=True)
         for name in SPLITS:
             frames = [

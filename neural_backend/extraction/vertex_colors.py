@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..dataset.colour import srgb_from_linear
 from ..fields.radiance import RadianceField
 
 _SAMPLES = 8
@@ -48,4 +49,6 @@ def of_radiance(
         weight = torch.exp(-before) * -torch.expm1(-thickness) + 1e-6
         color = (weight[..., None] * color.view(-1, _SAMPLES, 3)).sum(dim=1)
         parts.append((color / weight.sum(dim=1, keepdim=True)).cpu())
-    return torch.cat(parts).numpy().astype(np.float64)
+    colors = torch.cat(parts)
+    colors = srgb_from_linear(colors) if field.linear else colors
+    return colors.numpy().astype(np.float64)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -43,10 +46,14 @@ class RadianceField(torch.nn.Module):
 
     Args:
         settings: fitted ones (``training.fitting``), like every field's.
+        linear: whether the colour is linear light, which has no upper bound; else it is sRGB.
     """
 
-    def __init__(self, settings: TrainingSettings, kernels: Kernels):
+    def __init__(self, settings: TrainingSettings, kernels: Kernels, linear: bool = False):
         super().__init__()
+        self.linear = linear
+        # a checkpoint tells what its colours are
+        self.register_buffer("in_linear_light", torch.tensor(linear))
         generator = torch.Generator().manual_seed(settings.seed)
         self._kernels = kernels
         self.view_direction = settings.view_direction
@@ -88,20 +95,24 @@ class RadianceField(torch.nn.Module):
         return self._kernels.density(self, x)
 
     def radiance(self, geometry: Tensor, d: Tensor, ray: Tensor | None = None) -> Tensor:
-        """[N, 3] colour (sRGB, 0 to 1).
+        """[N, 3] colour: sRGB, 0 to 1; or linear light, from 0 on.
 
         Args:
             geometry: [N, G] features.
             d: [N, 3] unit directions; or [R, 3] where ``ray`` [N] tells each sample's.
         """
         if self.colour is None:
-            return torch.sigmoid(geometry)
+            return self._emitted(geometry)
         if self.view_direction:
             harmonics = self._harmonics(d)
             if ray is not None:
                 harmonics = harmonics.index_select(0, ray)
             geometry = torch.cat([geometry, harmonics], -1)
-        return torch.sigmoid(self.colour(geometry))
+        return self._emitted(self.colour(geometry))
+
+    def _emitted(self, x: Tensor) -> Tensor:
+        """The last activation, which gives the colour its range."""
+        return truncated_exp(x) if self.linear else torch.sigmoid(x)
 
     def _harmonics(self, d: Tensor) -> Tensor:
         """[R, H] what the colour takes of directions [R, 3]."""
@@ -119,11 +130,11 @@ class RadianceField(torch.nn.Module):
             self.trunk.layers(),
             self.colour.layers(),
             self._harmonics,
-            linear=False,
+            self.linear,
         )
 
     def forward(self, x: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-        """[N] density per field unit and [N, 3] colour (sRGB, 0 to 1), seen along ``d``.
+        """[N] density per field unit and [N, 3] colour, as ``radiance`` has it, seen along ``d``.
 
         Args:
             x: [N, 3] in the unit box.
@@ -131,3 +142,15 @@ class RadianceField(torch.nn.Module):
         """
         density, geometry = self.density_of(self.encode(x))
         return density, self.radiance(geometry, d)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        """See ``torch.nn.Module``.
+
+        Raises:
+            KeyError, ValueError: besides, where the weights' colours are of the other kind.
+        """
+        if bool(state_dict["in_linear_light"]) != self.linear:
+            kinds = ("linear light", "sRGB")
+            one, other = kinds if self.linear else reversed(kinds)
+            raise ValueError(f"the images are {one}, its colours {other}")
+        return super().load_state_dict(state_dict, *args, **options)

@@ -7,6 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..dataset.colour import displayed
 from ..dataset.transforms import Intrinsics, Matrix, View
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, Samples
@@ -44,16 +45,14 @@ def render_points(
     x: Tensor,
     y: Tensor,
     kernels: Kernels,
-    background: float,
 ) -> Tensor:
-    """[R, 4] colour over ``background`` and alpha at image points; see ``Cameras.rays``."""
+    """[R, 4] sRGB with straight alpha at image points; see ``Cameras.rays``."""
     chunks = []
     for part in torch.arange(len(view), device=view.device).split(_CHUNK):
         origins, directions = cameras.rays(view[part], x[part], y[part])
         samples = march(origins, directions, grid, kernels)
         colour, alpha = kernels.render(field, origins, directions, samples)
-        colour = colour + (1.0 - alpha)[:, None] * background
-        chunks.append(torch.cat([colour, alpha[:, None]], -1))
+        chunks.append(displayed(torch.cat([colour, alpha[:, None]], -1), field.linear))
     return torch.cat(chunks)
 
 
@@ -64,16 +63,8 @@ def render_image(
     world_from_camera: Matrix,
     field_from_world: Matrix,
     kernels: Kernels,
-    background: float = 1.0,
 ) -> Tensor:
-    """Render what a camera sees.
-
-    Args:
-        background: grey value behind the field; with 0 the colour is premultiplied by alpha.
-
-    Returns:
-        [H, W, 4] sRGB colour over the background, and alpha; float32, 0 to 1.
-    """
+    """[H, W, 4] what a camera sees: sRGB with straight alpha; float32, 0 to 1."""
     device = kernels.device
     view = View("", world_from_camera, intrinsics)
     cameras = Cameras([view], field_from_world, device)
@@ -83,9 +74,7 @@ def render_image(
         indexing="ij",
     )
     first = torch.zeros(intrinsics.h * intrinsics.w, dtype=torch.int64, device=device)
-    pixels = render_points(
-        field, grid, cameras, first, x.reshape(-1), y.reshape(-1), kernels, background
-    )
+    pixels = render_points(field, grid, cameras, first, x.reshape(-1), y.reshape(-1), kernels)
     return pixels.view(intrinsics.h, intrinsics.w, 4)
 
 

@@ -16,8 +16,8 @@ DECAY = 0.95
 OPACITY = 0.01
 """A cell is kept when a sample in it would be more opaque than this."""
 
-_TRANSPARENT = 2
-"""Alpha up to this, of 255, is background."""
+_TRANSPARENT = 2.0 / 255.0
+"""Alpha up to this is background."""
 _GOLDEN = 0.618034
 _WORTHWHILE = 0.8
 """Part of the cells that are left when it pays to move them together."""
@@ -200,7 +200,7 @@ def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor
     possible = torch.ones_like(cells, dtype=torch.bool)
     # views one after another that look from different sides leave few cells to the others
     for index in sorted(range(len(images.views)), key=lambda view: view * _GOLDEN % 1.0):
-        something = images.image(index)[..., 3] > _TRANSPARENT
+        something = images.alpha(index) > _TRANSPARENT
         if something.all():
             continue
         x, y, _, footprint = _project(cameras, centres.T, index, half_diagonal)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..dataset.colour import over_white
 from ..dataset.images import load_views
 from ..dataset.transforms import Dataset, Split
 from ..fields.radiance import RadianceField
@@ -63,18 +64,17 @@ def evaluate_views(
     psnr, ssim, seconds = [], [], 0.0
     for index, view in enumerate(images.views):
         start = time.perf_counter()
-        rendered = render_image(
+        picture = render_image(
             field,
             grid,
             view.intrinsics,
             view.world_from_camera,
             field_from_world,
             kernels,
-        )[..., :3]
-        rendered = rendered.cpu().to(torch.float64)
+        )
+        rendered = over_white(picture).cpu().to(torch.float64)
         seconds += time.perf_counter() - start
-        rgba = images.image(index).to(torch.float64) / 255.0
-        truth = rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])
+        truth = images.on_white(images.image(index)).to(torch.float64)
         psnr.append(scores.psnr(rendered, truth))
         similarity = scores.ssim(rendered[None], truth[None])
         if similarity is not None:

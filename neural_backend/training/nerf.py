@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import protocol
 from ..config import TrainingSettings
-from ..dataset.images import Images, load_views
+from ..dataset.colour import over_white
+from ..dataset.images import Images, load_views, premultiplied
 from ..dataset.transforms import Dataset
 from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
@@ -27,6 +28,8 @@ from .task import Step, field_state, part, restore
 LAST_RATE = 0.3
 """The learning rate at the end, as a fraction of the first."""
 WEIGHT_DECAY = 1e-6
+RELATIVE_FLOOR = 1e-2
+"""Added to the squared prediction that errors in linear light are divided by."""
 
 PIXELS_A_STEP = 1.5
 SHORTEST_STEP = math.sqrt(3.0) / 1024
@@ -83,13 +86,14 @@ class NerfTask:
         split = next((name for name in ("val", "test") if dataset.split(name)), None)
         self._held_out = load_views(dataset, split, _VALIDATION_VIEWS) if split else None
 
-        self.field = RadianceField(settings, self._kernels).to(device)
+        self.field = RadianceField(settings, self._kernels, self._images.linear).to(device)
         self._bounds = torch.from_numpy(
             dataset.bounds @ self.field_from_world[:3, :3].T + self.field_from_world[:3, 3]
         ).float()  # mps has no doubles
         self.grid = self._first_grid()
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._rate, self._batch = settings.learning_rate, settings.batch
+        self._loss = relative_l2 if self._images.linear else torch.nn.functional.mse_loss
         self._rays = min(_FIRST_RAYS, self._batch)
         self._steps = 0
         encoding = self.field.encoding
@@ -108,7 +112,7 @@ class NerfTask:
         self._average = optimiser.WeightAverage(self.field)
 
     def _first_grid(self) -> OccupancyGrid:
-        opaque = not bool((self._pixels[:, 3] < 255).any())
+        opaque = self._images.opaque
         if opaque and self._device.type == "cpu":
             # without silhouettes there is much to look through, which must not take for ever
             hull = visual_hull(self._images, self._cameras, RESOLUTION // 2)
@@ -131,7 +135,7 @@ class NerfTask:
         marched = len(samples)
         colour, alpha = self._kernels.render(self.field, origins, directions, samples)
         colour = colour + (1.0 - alpha)[:, None] * background
-        loss = torch.nn.functional.mse_loss(colour, target)
+        loss = self._loss(colour, target)
         self._optimiser.zero_grad()
         loss.backward()
         rate = self._rate * LAST_RATE**progress
@@ -154,14 +158,14 @@ class NerfTask:
         place = pixel - self._offsets[view]
         width = self._cameras.widths[view]
         origins, directions = self._cameras.rays(view, place % width + 0.5, place // width + 0.5)
-        rgba = self._pixels[pixel].to(torch.float32) / 255.0
+        rgba = premultiplied(self._pixels[pixel])
         alpha = rgba[:, 3:]
         if self._settings.background == "random":
             background = torch.rand(count, 3, generator=generator, device=device)
         else:
             white = self._settings.background == "white"
             background = torch.full((count, 3), float(white), device=device)
-        return origins, directions, rgba[:, :3] * alpha + background * (1.0 - alpha), background
+        return origins, directions, rgba[:, :3] + background * (1.0 - alpha), background
 
     def state(self) -> dict[str, Tensor]:
         """The field, its grid, and what a resumed run needs to go on as if never stopped."""
@@ -202,8 +206,7 @@ class NerfTask:
         pixel = torch.cat([pixel, windows.view(-1)])
         view = torch.searchsorted(images.offsets, pixel, right=True) - 1
         place = pixel - images.offsets[view]
-        rgba = images.pixels[pixel].to(torch.float32) / 255.0
-        truth = rgba[:, :3] * rgba[:, 3:] + (1.0 - rgba[:, 3:])
+        truth = images.on_white(images.pixels[pixel])
         view, place = view.to(self._device), place.to(self._device)
         width = cameras.widths[view]
         with self._average.shown():
@@ -215,12 +218,12 @@ class NerfTask:
                 place % width + 0.5,
                 place // width + 0.5,
                 self._kernels,
-                1.0,
-            )[:, :3].cpu()
+            )
+        shown = over_white(colour).cpu()
         first, shape = _VALIDATION_PIXELS, (*windows.shape, 3)
         return Scores(
-            scores.psnr(colour[:first], truth[:first]),
-            scores.ssim(colour[first:].view(shape), truth[first:].view(shape)),
+            scores.psnr(shown[:first], truth[:first]),
+            scores.ssim(shown[first:].view(shape), truth[first:].view(shape)),
         )
 
     def preview(self) -> npt.NDArray[np.uint8]:
@@ -236,13 +239,12 @@ class NerfTask:
                 view.world_from_camera,
                 self.field_from_world,
                 self._kernels,
-            )[..., :3]
-        rgba = images.image(0).to(torch.float32) / 255.0
-        truth = rgba[..., :3] * rgba[..., 3:] + (1.0 - rgba[..., 3:])
+            )
+        truth = images.on_white(images.image(0))
         truth = torch.nn.functional.interpolate(
             truth.permute(2, 0, 1)[None], (intrinsics.h, intrinsics.w), mode="area"
         )[0].permute(1, 2, 0)
-        both = torch.cat([rendered.cpu(), truth], 1)
+        both = torch.cat([over_white(rendered).cpu(), truth], 1)
         return (both.clamp(0.0, 1.0) * 255.0).round().to(torch.uint8).numpy()
 
 
@@ -259,6 +261,20 @@ def _windows(images: Images, count: int, generator: torch.Generator) -> Tensor:
     corner = images.offsets[view] + row * widths[view] + column
     inner = torch.arange(side)
     return corner[:, None, None] + inner[:, None] * widths[view][:, None, None] + inner
+
+
+def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
+    """[] squared error relative to the square of what is predicted (Müller et al. 2021).
+
+    As if the eye saw it, errors in dark parts count as much as in bright ones. The gradient does
+    not go through the denominator, and the target is not in it: so the noise of a target, whose
+    mean is right, pulls as much up as down, and averages out over the views (Lehtinen et al. 2018).
+
+    Args:
+        predicted, target: [R, 3] linear light.
+    """
+    scale = predicted.detach().square() + RELATIVE_FLOOR
+    return ((predicted - target).square() / scale).mean()
 
 
 def step_length(cameras: Cameras) -> float:
@@ -282,7 +298,8 @@ def load_field(
         KeyError, ValueError, RuntimeError: when the state does not fit the settings.
     """
     kernels = choose(device)
-    field = RadianceField(settings, kernels).to(device)
+    linear = bool(state["field.in_linear_light"])
+    field = RadianceField(settings, kernels, linear).to(device)
     grid = full_grid(len(state["field.grid.density"]), SHORTEST_STEP, device)
     _load(field, grid, state)
     return field.eval(), grid, kernels

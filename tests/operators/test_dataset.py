@@ -13,7 +13,7 @@ import pytest
 bpy = pytest.importorskip("bpy", reason="needs Blender as a module: pip install bpy")
 
 from neural_fields.neural_backend.config import DatasetSettings, RigSettings  # noqa: E402
-from neural_fields.neural_backend.dataset import transforms  # noqa: E402
+from neural_fields.neural_backend.dataset import exr, transforms  # noqa: E402
 from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
 from neural_fields.operators import dataset, job, stage  # noqa: E402
 from neural_fields.operators.scratch import RESULT_MARK  # noqa: E402
@@ -232,6 +232,40 @@ def test_image_settings_are_kept(cube, scene, tmp_path: pathlib.Path, kind, mode
     result = export(tmp_path)
     assert pixels(tmp_path / result.views[0].file).shape == (24, 24, 4)
     assert everything() == before
+
+
+def test_linear_light(cube, scene, tmp_path: pathlib.Path) -> None:
+    """A light five times as bright as white stays so, whatever the view transform; as OpenEXR
+    has it, colour is premultiplied. The backend's own reader reads it."""
+    nodes = cube.active_material.node_tree.nodes
+    nodes["Emission"].inputs["Strength"].default_value = 5.0
+    scene.view_settings.view_transform = "AgX"
+    scene.view_settings.exposure = 2.0
+    image = scene.render.image_settings
+    image.file_format, image.exr_codec, image.color_depth = "OPEN_EXR", "DWAA", "32"
+    before = everything()
+    linear = DatasetSettings(resolution=24, samples=4, format="exr")
+    views = export(tmp_path, settings=linear).views
+    assert everything() == before
+    assert [view.file for view in views] == [f"images/{index:04d}.exr" for index in range(1, 5)]
+    assert len(transforms.read(tmp_path).views) == 4
+    pixels = exr.read(tmp_path / views[0].file)
+    assert pixels.dtype == np.float16
+    assert pixels.shape == (24, 24, 4)
+    np.testing.assert_allclose(pixels[..., 0], 5.0 * pixels[..., 3], atol=0.01)
+    assert pixels[..., 3].max() == 1.0
+    assert ((pixels[..., 3] > 0.2) & (pixels[..., 3] < 0.8)).any()
+    assert pixels[..., 1].max() < 0.01
+    # another format is another export, a damaged image is rendered again
+    half = (tmp_path / views[0].file).read_bytes()[:1000]
+    (tmp_path / views[0].file).write_bytes(half)
+    export(tmp_path, settings=linear)
+    assert exr.is_whole(tmp_path / views[0].file)
+    export(tmp_path)
+    assert sorted(file.suffix for file in (tmp_path / "images").iterdir()) == [
+        ".json",
+        *[".png"] * 4,
+    ]
 
 
 def test_an_undo_to_the_middle_is_healed(cube, scene, tmp_path: pathlib.Path) -> None:

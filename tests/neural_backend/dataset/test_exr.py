@@ -8,14 +8,16 @@ from neural_backend.dataset import exr
 
 
 def write(path, channels, compression=3, line_chunk=16):
-    """An OpenEXR file of float channels {name: [H, W]}, by the format's description."""
+    """An OpenEXR file of channels {name: [H, W]}, float16 or not, by the format's description."""
     names = sorted(channels)
     height, width = channels[names[0]].shape
 
     def attribute(name, kind, value):
         return name.encode() + b"\0" + kind.encode() + b"\0" + struct.pack("<i", len(value)) + value
 
-    listed = b"".join(n.encode() + b"\0" + struct.pack("<iiii", 2, 0, 1, 1) for n in names) + b"\0"
+    kinds = {name: 1 if channels[name].dtype == np.float16 else 2 for name in names}
+    listed = b"".join(n.encode() + b"\0" + struct.pack("<iiii", kinds[n], 0, 1, 1) for n in names)
+    listed += b"\0"
     box = struct.pack("<4i", 0, 0, width - 1, height - 1)
     header = struct.pack("<ii", 20000630, 2)
     header += attribute("channels", "chlist", listed)
@@ -25,7 +27,7 @@ def write(path, channels, compression=3, line_chunk=16):
     chunks = []
     for first in range(0, height, line_chunk):
         raw = b"".join(
-            channels[n][row].astype("<f4").tobytes()
+            channels[n][row].astype("<f2" if kinds[n] == 1 else "<f4").tobytes()
             for row in range(first, min(first + line_chunk, height))
             for n in names
         )
@@ -59,6 +61,16 @@ def test_reads_what_was_written(tmp_path, compression, lines):
     np.testing.assert_array_equal(image, np.stack([pixels[name] for name in "RGBA"], -1))
 
 
+def test_halves_stay_halves(tmp_path):
+    pixels = {name: value.astype(np.float16) for name, value in channels().items()}
+    write(tmp_path / "a.exr", pixels)
+    image = exr.read(tmp_path / "a.exr")
+    assert image.dtype == np.float16
+    np.testing.assert_array_equal(image, np.stack([pixels[name] for name in "RGBA"], -1))
+    write(tmp_path / "a.exr", pixels | {"A": channels()["A"]})
+    assert exr.read(tmp_path / "a.exr").dtype == np.float32
+
+
 def test_takes_the_layer_with_colours(tmp_path):
     pixels = channels(names="RGB")
     layers = {f"ViewLayer.Combined.{name}": value for name, value in pixels.items()}
@@ -73,8 +85,14 @@ def test_refuses_in_one_line(tmp_path):
     whole = path.read_bytes()
     for damaged in (b"", b"png", whole[:40], whole[:200], whole[:-10], whole[:8] + b"\xff" * 90):
         path.write_bytes(damaged)
+        assert not exr.is_whole(path)
         with pytest.raises(ValueError, match=r"^[^\n]+$"):
             exr.read(path)
+    path.write_bytes(whole)
+    assert exr.is_whole(path)
+    assert exr.size(path) == (5, 21)
+    path.unlink()
+    assert not exr.is_whole(path)
     write(path, {"X": channels()["R"], "Y": channels()["G"]})
     with pytest.raises(ValueError, match="no channels"):
         exr.read(path)

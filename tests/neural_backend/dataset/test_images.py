@@ -5,6 +5,7 @@ import time
 import imageio.v3
 import numpy as np
 import pytest
+import torch
 
 from neural_backend.dataset import images
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
@@ -47,22 +48,53 @@ def test_sixteen_bits_become_eight(tmp_path):
     assert images.read_image(tmp_path / "a.png")[0, :, 0].tolist() == [0, 100, 255]
 
 
-def test_linear_light_becomes_srgb(tmp_path):
-    linear = np.array([[0.0, 0.0031308, 0.2159, 1.0, 7.0]], np.float32)
-    write_exr(tmp_path / "a.exr", {"R": linear, "G": linear, "B": linear})
-    assert images.read_image(tmp_path / "a.exr")[0, :, 1].tolist() == [0, 10, 128, 255, 255]
-    assert images.image_size(tmp_path / "a.exr") == (5, 1)
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+def test_linear_light_stays_as_it_is_in_the_file(tmp_path, kind):
+    """Above 1, below 0, premultiplied; a screen shows it as sRGB on white."""
+    colour = np.array([[0.0, 0.0031308, 0.2159, 1.0, 5000.3, -0.01, 0.25, 0.0]], kind)
+    alpha = np.array([[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.5, 0.0]], kind)
+    write_exr(tmp_path / "a.exr", {"R": colour, "G": colour, "B": colour, "A": alpha})
+    assert images.image_size(tmp_path / "a.exr") == (8, 1)
+    loaded = images.load_views(dataset(tmp_path, ("a.exr", 8, 1)), "train")
+    assert loaded.linear
+    assert not loaded.opaque
+    assert loaded.pixels.numpy().dtype == kind
+    np.testing.assert_array_equal(loaded.pixels[:, 1], colour[0])
+    np.testing.assert_array_equal(loaded.pixels[:, 3], alpha[0])
+    np.testing.assert_array_equal(images.premultiplied(loaded.pixels)[:, 2], colour[0])
+    shown = loaded.on_white(loaded.image(0))[0, :, 0]
+    expected = [0, 12.92 * 0.0031308, 128 / 255, 1, 1, 0, 0.5 * 188 / 255 + 0.5, 1]
+    np.testing.assert_allclose(shown, expected, atol=1e-3)
 
 
-def test_premultiplied_exr_becomes_straight(tmp_path):
-    colour, alpha = np.array([[0.5, 0.25, 0.0, 0.0]]), np.array([[1.0, 0.5, 0.5, 0.0]])
-    channels = {"R": colour, "G": colour, "B": colour, "A": alpha}
-    write_exr(
-        tmp_path / "a.exr", {name: each.astype(np.float32) for name, each in channels.items()}
-    )
-    image = images.read_image(tmp_path / "a.exr")
-    assert image[0, :, 0].tolist() == [188, 188, 0, 0]
-    assert image[0, :, 3].tolist() == [255, 128, 128, 0]
+def test_eight_bits_are_srgb_with_straight_alpha(tmp_path):
+    rgba = np.array([[[100, 200, 40, 255], [100, 200, 40, 51], [9, 9, 9, 0]]], np.uint8)
+    imageio.v3.imwrite(tmp_path / "a.png", rgba)
+    loaded = images.load_views(dataset(tmp_path, ("a.png", 3, 1)), "train")
+    assert not loaded.linear
+    assert loaded.pixels.dtype == torch.uint8
+    alpha = rgba[..., 3:] / 255.0
+    premultiplied = images.premultiplied(loaded.image(0))
+    np.testing.assert_allclose(premultiplied[..., :3], rgba[..., :3] / 255 * alpha, atol=1e-6)
+    shown = loaded.on_white(loaded.image(0))
+    np.testing.assert_allclose(shown, rgba[..., :3] / 255 * alpha + 1 - alpha, atol=1e-6)
+    opaque = images.Images(loaded.views, loaded.pixels[:1], loaded.offsets)
+    assert opaque.opaque
+    assert not loaded.opaque
+
+
+def test_one_split_is_in_one_light(tmp_path):
+    channels = {name: np.full((1, 1), 0.1, np.float16) for name in "RGB"}
+    write_exr(tmp_path / "half.exr", channels)
+    write_exr(tmp_path / "full.exr", {n: each.astype(np.float32) for n, each in channels.items()})
+    imageio.v3.imwrite(tmp_path / "a.png", np.zeros((1, 1, 3), np.uint8))
+    mixed = dataset(tmp_path, ("half.exr", 1, 1), ("a.png", 1, 1))
+    with pytest.raises(BadInput, match=r"a\.png: 8-bit sRGB, but the images before it are linear"):
+        images.load_views(mixed, "train")
+    both = dataset(tmp_path, ("half.exr", 1, 1), ("full.exr", 1, 1), ("half.exr", 1, 1))
+    pixels = images.load_views(both, "train").pixels
+    assert pixels.dtype == torch.float32
+    np.testing.assert_array_equal(pixels[:, 0], np.full(3, np.float16(0.1)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

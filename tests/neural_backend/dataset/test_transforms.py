@@ -84,6 +84,11 @@ def test_no_synthetic_form_where_it_would_lie(tmp_path):
     transforms.write(dataset(tmp_path))
     transforms.write(dataset(tmp_path, (LENS,) * 3))
     assert not list(tmp_path.glob("nerf_synthetic/*.json"))
+    transforms.write(dataset(tmp_path))
+    written = dataset(tmp_path)
+    views = tuple(dataclasses.replace(view, file="images/0.exr") for view in written.views)
+    transforms.write(dataclasses.replace(written, views=views))
+    assert not list(tmp_path.glob("nerf_synthetic/*.json")), "its readers want PNG"
 
 
 def test_for_instant_ngp_the_box_is_its_unit_cube(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from neural_backend.dataset.colour import srgb_from_linear
 from neural_backend.dataset.transforms import Intrinsics
 from neural_backend.kernels import choose
 from neural_backend.rendering import volume
@@ -17,6 +18,8 @@ STEP = math.sqrt(3.0) / 512
 
 class Slab(torch.nn.Module):
     """A wall in the box: density between two heights, colours that say where it was seen."""
+
+    linear = False
 
     def __init__(self, low, high, density):
         super().__init__()
@@ -47,14 +50,14 @@ def above(distance=2.0):
 INTRINSICS = Intrinsics(8, 6, 20.0, 20.0, 4.0, 3.0)
 
 
-def render(field, background=1.0, intrinsics=INTRINSICS):
+def render(field, intrinsics=INTRINSICS):
     grid = full_grid(16, STEP, CPU)
     pose, identity = above(), np.eye(4)
-    return volume.render_image(field, grid, intrinsics, pose, identity, KERNELS, background)
+    return volume.render_image(field, grid, intrinsics, pose, identity, KERNELS)
 
 
 def test_a_translucent_slab_has_beers_alpha():
-    image = render(Slab(0.25, 0.75, 2.0), background=0.0)
+    image = render(Slab(0.25, 0.75, 2.0))
     assert image.shape == (6, 8, 4)
     # a ray's way through the slab is 0.5 over the cosine of its angle
     x, y = (np.arange(8) + 0.5 - 4) / 20, (np.arange(6) + 0.5 - 3) / 20
@@ -72,12 +75,18 @@ def test_an_opaque_wall_is_seen_where_it_stands():
     assert image[row, column, :2].tolist() == pytest.approx([x, y], abs=0.003)
 
 
-def test_the_background_shows_through():
-    image = render(Slab(0.25, 0.75, math.log(4.0) / 0.5), background=0.5)
-    black = render(Slab(0.25, 0.75, math.log(4.0) / 0.5), background=0.0)
-    torch.testing.assert_close(
-        image[..., :3], black[..., :3] + 0.5 * (1 - black[..., 3:]), atol=1e-5, rtol=0.0
-    )
+def test_colours_are_straight_and_become_srgb_once():
+    """Half transparent, the wall has the colours that it has when it is opaque."""
+    thin = Slab(0.49, 0.5, math.log(2.0) / 0.01)
+    image = render(thin)
+    assert 0.4 < float(image[..., 3].min()) <= float(image[..., 3].max()) < 0.6
+    # the middle of the image looks at the middle of the box
+    assert image[3, 4, :2].tolist() == pytest.approx([0.54, 0.46], abs=0.01)
+    thin.linear = True
+    linear = render(thin)
+    assert torch.equal(linear[..., 3], image[..., 3])
+    expected = srgb_from_linear(image[..., :3])
+    torch.testing.assert_close(linear[..., :3], expected, atol=1e-5, rtol=0.0)
 
 
 def looked_at(field):
