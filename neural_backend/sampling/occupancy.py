@@ -49,7 +49,7 @@ class OccupancyGrid:
         self._size = possible.shape[0]
         self.possible = possible
         self._cells = possible.view(-1).nonzero()[:, 0]
-        self._corners = _coordinates(self._cells, self._size)
+        self._corners = coordinates(self._cells, self._size)
 
     @property
     def _limit(self) -> float:
@@ -158,21 +158,28 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     return hull.view(size, size, size)
 
 
-def _coordinates(cells: Tensor, size: int) -> Tensor:
+def coarser(cells: Tensor, factor: int) -> Tensor:
+    """[G / factor, ...] bool: which coarse cells hold any of the cells [G, G, G]."""
+    size = cells.shape[0] // factor
+    parts = cells.reshape(size, factor, size, factor, size, factor)
+    return parts.any(5).any(3).any(1)
+
+
+def coordinates(cells: Tensor, size: int) -> Tensor:
     """[N, 3] integer coordinates of the cells [N] of a grid."""
     return torch.stack([cells // size**2, cells // size % size, cells % size], -1)
 
 
 def _centres(cells: Tensor, size: int) -> Tensor:
     """[3, N] the middles of cells [N] of a grid."""
-    return ((_coordinates(cells, size) + 0.5) / size).T.contiguous()
+    return ((coordinates(cells, size) + 0.5) / size).T.contiguous()
 
 
 def _subdivide(cells: Tensor, size: int, finer: int) -> Tensor:
     """The cells of a finer grid in some cells of a coarse one; a whole number of times finer."""
     factor = finer // size
-    inner = _coordinates(torch.arange(factor**3, device=cells.device), factor)
-    parts = (_coordinates(cells, size)[:, None] * factor + inner).view(-1, 3)
+    inner = coordinates(torch.arange(factor**3, device=cells.device), factor)
+    parts = (coordinates(cells, size)[:, None] * factor + inner).view(-1, 3)
     return (parts[:, 0] * finer + parts[:, 1]) * finer + parts[:, 2]
 
 
@@ -185,7 +192,7 @@ def _framed(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tenso
         others = (~framed).nonzero()[:, 0]
         if len(others) == 0:
             break
-        x, y, depth, footprint = _project(cameras, centres[:, others].T, index, half_diagonal)
+        x, y, depth, footprint = project_cells(cameras, centres[:, others].T, index, half_diagonal)
         w, h = view.intrinsics.w, view.intrinsics.h
         inside = (x > -footprint) & (x < w + footprint) & (y > -footprint) & (y < h + footprint)
         # a cell that the camera stands in or beside may appear anywhere
@@ -203,7 +210,7 @@ def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor
         something = images.alpha(index) > _TRANSPARENT
         if something.all():
             continue
-        x, y, _, footprint = _project(cameras, centres.T, index, half_diagonal)
+        x, y, _, footprint = project_cells(cameras, centres.T, index, half_diagonal)
         h, w = something.shape
         left, right, top, bottom = x - footprint, x + footprint, y - footprint, y + footprint
         whole = (left >= 0.0) & (right <= w) & (top >= 0.0) & (bottom <= h)
@@ -217,7 +224,7 @@ def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor
     return cells[possible]
 
 
-def _project(
+def project_cells(
     cameras: Cameras, centres: Tensor, index: int, half_diagonal: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Where cells appear in a view: x, y, how deep, and how far around in pixels; each [N]."""

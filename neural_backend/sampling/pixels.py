@@ -5,56 +5,83 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..dataset.images import Images
-from .occupancy import TRANSPARENT
+from .occupancy import coarser, coordinates, project_cells
+from .rays import Cameras
 
 TILE = 8  # pixels
+_POOL = 4
 
 
 class Pixels:
-    """Random pixels near to what the views show: rays through others would meet empty space only.
+    """Random pixels of all views whose rays may meet something.
 
-    What may be drawn is kept as tiles, because a list of pixels would be larger than the images.
-    The last tile of a row or a column ends with the image, over a part of the one before it.
+    The others would only show that empty space is empty. What may be drawn is kept as tiles,
+    because a list of pixels could be larger than the images; the last tile of a row or a column
+    ends with the image, over a part of the one before it.
 
     Args:
-        reach: [V] how many pixels around everything that is not background.
+        possible: [G, G, G] bool: the cells of the unit box that can hold anything; None where
+            every ray may meet something.
     """
 
-    def __init__(self, images: Images, reach: list[int], device: torch.device):
-        sizes = [(view.intrinsics.h, view.intrinsics.w) for view in images.views]
+    def __init__(self, cameras: Cameras, possible: Tensor | None):
+        sizes = list(zip(cameras.heights.tolist(), cameras.widths.tolist(), strict=True))
+        device = cameras.origins.device
         self._side = side = min(TILE, *(min(size) for size in sizes))
-        wanted = []
-        for index, size in enumerate(sizes):
-            seen = _tiles(images.alpha(index) > TRANSPARENT, side)
-            wanted.append(_grown(seen, -(-min(reach[index], max(size)) // side)))
-        if not any(bool(each.any()) for each in wanted):
-            wanted = [torch.ones_like(each) for each in wanted]
+        coarse = None
+        if possible is not None and possible.shape[0] % _POOL == 0:
+            coarse = coarser(possible, _POOL)
         tiles = []
-        for index, ((h, w), each) in enumerate(zip(sizes, wanted, strict=True)):
-            row, column = each.nonzero(as_tuple=True)
+        for view, (h, w) in enumerate(sizes):
+            rows, columns = -(-h // side), -(-w // side)
+            wanted = torch.ones(rows, columns, dtype=torch.bool, device=device)
+            if coarse is not None:
+                wanted = _shadow(cameras, view, coarse, rows, columns, side)
+            row, column = wanted.nonzero(as_tuple=True)
             top, left = (row * side).clamp(max=h - side), (column * side).clamp(max=w - side)
-            tiles.append(torch.stack([torch.full_like(row, index), top, left], 1))
-        self._tiles = torch.cat(tiles).to(torch.int32).to(device)
+            tiles.append(torch.stack([torch.full_like(row, view), top, left], 1))
+        self._tiles = torch.cat(tiles)
+        if len(self._tiles) == 0:
+            self._tiles = Pixels(cameras, None)._tiles
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """[R] views, rows and columns of ``count`` random pixels, int64."""
-        device, area = self._tiles.device, self._side**2
+        area = self._side**2
         places = len(self._tiles) * area
-        number = torch.randint(places, (count,), generator=generator, device=device)
-        view, top, left = self._tiles[number // area].long().unbind(1)
+        number = torch.randint(places, (count,), generator=generator, device=self._tiles.device)
+        view, top, left = self._tiles.index_select(0, number // area).unbind(1)
         inside = number % area
         return view, top + inside // self._side, left + inside % self._side
 
 
-def _tiles(mask: Tensor, side: int) -> Tensor:
-    """[ceil(H / side), ceil(W / side)] bool: whether anything of a tile of [H, W] is set."""
-    h, w = mask.shape
-    mask = torch.nn.functional.pad(mask, (0, -w % side, 0, -h % side))
-    return mask.view(mask.shape[0] // side, side, -1, side).any(3).any(1)
+def _shadow(
+    cameras: Cameras, view: int, cells: Tensor, rows: int, columns: int, side: int
+) -> Tensor:
+    """[rows, columns] bool: the tiles of a view on which cells [G, G, G] may appear."""
+    size = cells.shape[0]
+    half_diagonal = 0.5 * 3.0**0.5 / size
+    centres = (coordinates(cells.view(-1).nonzero()[:, 0], size) + 0.5) / size
+    x, y, depth, footprint = project_cells(cameras, centres, view, half_diagonal)
+    fl_x, fl_y, cx, cy = cameras.intrinsics[view].tolist()
+    # off the axis a cell's picture is longer
+    footprint = footprint * (1.0 + ((x - cx) / fl_x) ** 2 + ((y - cy) / fl_y) ** 2)
+    before = depth > -half_diagonal
+    x, y, footprint = x[before], y[before], footprint[before]
 
+    def tile(place: Tensor, most: int) -> Tensor:
+        return (place / side).floor().clamp(0, most).long()
 
-def _grown(mask: Tensor, reach: int) -> Tensor:
-    """[H, W] bool: whether a place within ``reach`` rows and columns is set."""
-    size = 2 * reach + 1
-    return torch.nn.functional.max_pool2d(mask.float()[None, None], size, 1, reach)[0, 0] > 0.0
+    left, right = tile(x - footprint, columns), tile(x + footprint + side, columns)
+    top, bottom = tile(y - footprint, rows), tile(y + footprint + side, rows)
+    # how many windows cover a tile, from their corners: a summed-area table the other way round
+    corners = torch.zeros((rows + 1) * (columns + 1), dtype=torch.int32, device=x.device)
+    one = torch.ones_like(left, dtype=torch.int32)
+    for row, column, sign in (
+        (top, left, 1),
+        (top, right, -1),
+        (bottom, left, -1),
+        (bottom, right, 1),
+    ):
+        corners.index_add_(0, row * (columns + 1) + column, sign * one)
+    covered = corners.view(rows + 1, columns + 1).cumsum(0).cumsum(1)
+    return covered[:rows, :columns] > 0

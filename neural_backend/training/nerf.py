@@ -20,6 +20,7 @@ from ..fields.radiance import RadianceField
 from ..kernels import Kernels, choose
 from ..rendering import volume
 from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, full_grid, visual_hull
+from ..sampling.pixels import Pixels
 from ..sampling.rays import Cameras
 from . import optimiser, scores
 from .scores import Scores
@@ -91,6 +92,7 @@ class NerfTask:
             dataset.bounds @ self.field_from_world[:3, :3].T + self.field_from_world[:3, 3]
         ).float()  # mps has no doubles
         self.grid = self._first_grid()
+        self._drawn = Pixels(self._cameras, self.grid.possible)
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._rate, self._batch = settings.learning_rate, settings.batch
         self._loss = relative_l2 if self._images.linear else torch.nn.functional.mse_loss
@@ -153,11 +155,9 @@ class NerfTask:
     def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rays through random pixels: origins, directions, their colours, backgrounds [R, 3]."""
         device, generator = self._device, self._generator
-        pixel = torch.randint(len(self._pixels), (count,), generator=generator, device=device)
-        view = torch.searchsorted(self._offsets, pixel, right=True) - 1
-        place = pixel - self._offsets[view]
-        width = self._cameras.widths[view]
-        origins, directions = self._cameras.rays(view, place % width + 0.5, place // width + 0.5)
+        view, row, column = self._drawn.draw(count, generator)
+        origins, directions = self._cameras.rays(view, column + 0.5, row + 0.5)
+        pixel = self._offsets[view] + row * self._cameras.widths[view] + column
         rgba = premultiplied(self._pixels[pixel])
         alpha = rgba[:, 3:]
         if self._settings.background == "random":
