@@ -163,8 +163,8 @@ def test_multiply() -> None:
         assert (out == 0.0).any()
 
 
-@pytest.mark.parametrize("features", [2, 3])
-def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("features", "linear"), [(2, False), (3, False), (2, True)])
+def test_render(features: int, linear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "multiplies_bfloat16", lambda device: False)
     settings = TrainingSettings(
         levels=4,
@@ -175,7 +175,7 @@ def test_render(features: int, monkeypatch: pytest.MonkeyPatch) -> None:
         hidden_layers=1,
         width=40,
     )
-    field = RadianceField(settings, cpu)
+    field = RadianceField(settings, cpu, linear)
     generator = torch.Generator().manual_seed(6)
     torch.nn.init.uniform_(field.encoding.table, -3.0, 3.0, generator)
     torch.nn.init.constant_(field.trunk.biases[-1], 2.0)
