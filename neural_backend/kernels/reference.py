@@ -249,12 +249,18 @@ class ReferenceKernels:
         return kept.select(seen), features.index_select(0, seen.nonzero()[:, 0])
 
 
+def pooled(cells: Tensor, factor: int) -> Tensor:
+    """[G / factor, ...] bool: which coarse cells hold any of the cells [G, G, G]."""
+    size = cells.shape[0] // factor
+    # by hand, because not every torch can pool in three dimensions on mps
+    parts = cells.reshape(size, factor, size, factor, size, factor)
+    return parts.any(5).any(3).any(1)
+
+
 def _coarse(occupied: Tensor, pool: int) -> Tensor:
     """[G / pool, ...] bool: whether a coarse cell or one of its neighbours holds anything."""
-    size = occupied.shape[0] // pool
-    # by hand, because not every torch can pool in three dimensions on mps
-    parts = occupied.reshape(size, pool, size, pool, size, pool)
-    coarse = parts.any(5).any(3).any(1)
+    coarse = pooled(occupied, pool)
+    size = coarse.shape[0]
     for axis in range(3):
         grown = coarse.clone()
         grown.narrow(axis, 1, size - 1).logical_or_(coarse.narrow(axis, 0, size - 1))

@@ -158,13 +158,6 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     return hull.view(size, size, size)
 
 
-def coarser(cells: Tensor, factor: int) -> Tensor:
-    """[G / factor, ...] bool: which coarse cells hold any of the cells [G, G, G]."""
-    size = cells.shape[0] // factor
-    parts = cells.reshape(size, factor, size, factor, size, factor)
-    return parts.any(5).any(3).any(1)
-
-
 def coordinates(cells: Tensor, size: int) -> Tensor:
     """[N, 3] integer coordinates of the cells [N] of a grid."""
     return torch.stack([cells // size**2, cells // size % size, cells % size], -1)

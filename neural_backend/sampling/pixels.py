@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .occupancy import coarser, coordinates, project_cells
+from ..kernels.reference import pooled
+from .occupancy import coordinates, project_cells
 from .rays import Cameras
 
 TILE = 8  # pixels
@@ -30,7 +31,7 @@ class Pixels:
         self._side = side = min(TILE, *(min(size) for size in sizes))
         coarse = None
         if possible is not None and possible.shape[0] % _POOL == 0:
-            coarse = coarser(possible, _POOL)
+            coarse = pooled(possible, _POOL)
         tiles = []
         for view, (h, w) in enumerate(sizes):
             rows, columns = -(-h // side), -(-w // side)
