@@ -103,13 +103,8 @@ class NerfTask:
         if isinstance(encoding, HashEncoding):
             self._table_optimiser = optimiser.TableAdam(encoding, self._kernels)
         of_encoding = {id(parameter) for parameter in encoding.parameters()}
-        self._optimiser = torch.optim.Adam(
-            [each for each in self.field.parameters() if id(each) not in of_encoding],
-            lr=self._rate,
-            betas=optimiser.BETAS,
-            eps=optimiser.EPSILON,
-            weight_decay=WEIGHT_DECAY,
-            fused=device.type in ("cpu", "cuda"),
+        self._optimiser = optimiser.Adam(
+            (each for each in self.field.parameters() if id(each) not in of_encoding), WEIGHT_DECAY
         )
         self._average = optimiser.WeightAverage(self.field)
 
@@ -141,9 +136,7 @@ class NerfTask:
         self._optimiser.zero_grad()
         loss.backward()
         rate = self._rate * LAST_RATE**progress
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.step()
+        self._optimiser.step(rate)
         if self._table_optimiser is not None:
             self._table_optimiser.step(rate)
         self._average.update()
@@ -173,7 +166,7 @@ class NerfTask:
             state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
         state |= self._average.state()
         state |= {f"field.grid.{name}": value for name, value in self.grid.state().items()}
-        state |= optimiser.state_of(self._optimiser)
+        state |= self._optimiser.state()
         if self._table_optimiser is not None:
             state |= self._table_optimiser.state()
         state["training.generator"] = self._generator.get_state()
@@ -188,7 +181,7 @@ class NerfTask:
         """
         _load(self.field, self.grid, state)
         self._average.load_state(state)
-        optimiser.load_state(self._optimiser, state)
+        self._optimiser.load_state(state)
         if self._table_optimiser is not None:
             self._table_optimiser.load_state(state)
         self._steps, self._rays = state["training.counters"].tolist()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
+from torch.optim.adam import adam
 
 from ..fields.encodings import HashEncoding
 from ..kernels import Kernels
@@ -13,37 +14,73 @@ from ..kernels import Kernels
 BETAS = (0.9, 0.99)
 EPSILON = 1e-15
 
-_PREFIX = "optimiser."
 
+class Adam:
+    """Adam (Kingma and Ba 2015).
 
-def state_of(optimiser: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimiser's running averages, named ``optimiser.<parameter>.<average>``."""
-    return {
-        f"{_PREFIX}{index}.{name}": value
-        for index, averages in optimiser.state_dict()["state"].items()
-        for name, value in averages.items()
-    }
-
-
-def load_state(optimiser: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
-    """Take up ``state_of()`` out of a checkpoint's tensors; those of other names are passed over.
-
-    Raises:
-        ValueError: it belongs to other parameters.
+    torch's class of that name loads torch's compiler when it is made, which takes a second; the
+    function that it calls does not.
     """
-    parameters = [each for group in optimiser.param_groups for each in group["params"]]
-    averages: dict[int, dict[str, torch.Tensor]] = {}
-    for key, value in state.items():
-        if not key.startswith(_PREFIX):
-            continue
-        index, _, name = key.removeprefix(_PREFIX).partition(".")
-        place = int(index)
-        if place >= len(parameters) or value.shape not in ((), parameters[place].shape):
-            raise ValueError(f"{key} has no parameter that it fits")
-        averages.setdefault(place, {})[name] = value
-    optimiser.load_state_dict(
-        {"state": averages, "param_groups": optimiser.state_dict()["param_groups"]}
-    )
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], weight_decay: float = 0.0):
+        self._parameters = list(parameters)
+        self._weight_decay = weight_decay
+        self._fused = all(each.device.type in ("cpu", "cuda") for each in self._parameters)
+        self._first = [torch.zeros_like(each.detach()) for each in self._parameters]
+        self._second = [torch.zeros_like(each.detach()) for each in self._parameters]
+        self._steps = [
+            torch.zeros((), device=each.device if self._fused else "cpu")
+            for each in self._parameters
+        ]
+
+    def zero_grad(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, rate: float) -> None:
+        """Use the parameters' gradients; what has none stays as it is."""
+        rows = zip(self._parameters, self._first, self._second, self._steps, strict=True)
+        having = [row for row in rows if row[0].grad is not None]
+        if not having:
+            return
+        parameters, first, second, steps = (list(column) for column in zip(*having, strict=True))
+        adam(
+            parameters,
+            [each.grad for each in parameters],
+            first,
+            second,
+            [],
+            steps,
+            fused=self._fused,
+            amsgrad=False,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=rate,
+            weight_decay=self._weight_decay,
+            eps=EPSILON,
+            maximize=False,
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The running averages, named ``optimiser.<parameter>.<average>``."""
+        each = {"exp_avg": self._first, "exp_avg_sq": self._second, "step": self._steps}
+        return {
+            f"optimiser.{index}.{name}": value
+            for name, values in each.items()
+            for index, value in enumerate(values)
+        }
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up ``state()``; tensors of other names are passed over.
+
+        Raises:
+            KeyError, ValueError: it belongs to other parameters.
+        """
+        for name, mine in self.state().items():
+            if state[name].shape != mine.shape:
+                raise ValueError(f"{name} has another shape")
+            mine.copy_(state[name])
 
 
 class TableAdam:

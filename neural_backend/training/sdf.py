@@ -102,9 +102,7 @@ class SdfTask:
         pool = _CPU_POOL if device.type == "cpu" else _GPU_POOL
         self._pool, self._pool_distance = self._measure(pool)
         self._steps = 0
-        self._optimiser = torch.optim.Adam(
-            self.field.parameters(), lr=self._rate, betas=optimiser.BETAS, eps=optimiser.EPSILON
-        )
+        self._optimiser = optimiser.Adam(self.field.parameters())
 
     def _measure(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """[count, 3] points near the surface and, one in two, anywhere; [count] distances."""
@@ -137,17 +135,15 @@ class SdfTask:
         )
         points = torch.cat([on_surface, self._pool[choice]])
         wanted = torch.cat([points.new_zeros(len(on_surface)), self._pool_distance[choice]])
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate * _DECAY**progress
         loss = ((self.field(points) - wanted).abs() / (wanted.abs() + 0.01)).mean()
-        self._optimiser.zero_grad(set_to_none=True)
+        self._optimiser.zero_grad()
         loss.backward()
-        self._optimiser.step()
+        self._optimiser.step(self._rate * _DECAY**progress)
         return Step(loss.detach(), len(points))
 
     def state(self) -> dict[str, torch.Tensor]:
         state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
-        state |= optimiser.state_of(self._optimiser)
+        state |= self._optimiser.state()
         state["training.generator"] = self._generator.get_state()
         state["training.host_generator"] = self._host_generator.get_state()
         state["training.steps"] = torch.tensor(self._steps)
@@ -157,7 +153,7 @@ class SdfTask:
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.field.load_state_dict(field_state(state))
-        optimiser.load_state(self._optimiser, state)
+        self._optimiser.load_state(state)
         pool, distance = state["training.pool"], state["training.pool_distance"]
         if pool.shape != (len(distance), 3) or len(pool) == 0 or len(pool) % _FRESH:
             raise ValueError("the pool of samples has another size")

@@ -1,7 +1,19 @@
+import pathlib
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from neural_backend.training.optimiser import AVERAGE_EVERY, WeightAverage
+from neural_backend.training.optimiser import (
+    AVERAGE_EVERY,
+    BETAS,
+    EPSILON,
+    Adam,
+    WeightAverage,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 def noisy(average, linear, steps, generator):
@@ -52,3 +64,47 @@ def test_it_goes_on_from_its_state() -> None:
         with average.shown():
             results.append([each.detach().clone() for each in linear.parameters()])
     torch.testing.assert_close(*results, rtol=0.0, atol=0.0)
+
+
+def test_adam_is_torch_s():
+    generator = torch.Generator().manual_seed(0)
+    first = [torch.rand(*shape, generator=generator) for shape in ((3, 4), (5,))]
+    mine, theirs = ([torch.nn.Parameter(each.clone()) for each in first] for _ in range(2))
+    adam = Adam(mine, weight_decay=0.1)
+    expected = torch.optim.Adam(theirs, betas=BETAS, eps=EPSILON, weight_decay=0.1)
+    for step in range(6):
+        if step == 3:  # and once with its state alone
+            state = {name: value.clone() for name, value in adam.state().items()}
+            adam = Adam(mine, weight_decay=0.1)
+            adam.load_state(state)
+        rate = 0.1 / (step + 1)
+        expected.param_groups[0]["lr"] = rate
+        for parameters in (mine, theirs):
+            for number, each in enumerate(parameters):
+                if number == step == 1:
+                    each.grad = None
+                    continue
+                each.grad = torch.full_like(each, (-1.0) ** step * (number + 1.0))
+        adam.step(rate)
+        expected.step()
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    adam.zero_grad()
+    assert mine[0].grad is None
+
+
+def test_adam_s_state_of_other_parameters_is_refused():
+    adam = Adam([torch.nn.Parameter(torch.zeros(3))])
+    with pytest.raises(ValueError, match="shape"):
+        adam.load_state(Adam([torch.nn.Parameter(torch.zeros(1))]).state())
+    with pytest.raises(KeyError):
+        adam.load_state({})
+
+
+def test_adam_does_not_load_torch_s_compiler():
+    program = (
+        "import sys, torch; from neural_backend.training.optimiser import Adam; "
+        "p = torch.nn.Parameter(torch.zeros(3)); p.grad = p.detach() + 1; Adam([p]).step(0.1); "
+        "assert p[0] < 0; sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
