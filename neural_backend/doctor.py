@@ -16,6 +16,7 @@ from .protocol import EXIT_BAD_INPUT, EXIT_DONE, first_line
 
 LEAST_PYTHON = (3, 11)
 NEEDED = {
+    "PIL": "pillow",
     "igl": "libigl",
     "imageio": "imageio",
     "numpy": "numpy",

@@ -6,11 +6,12 @@ import concurrent.futures
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import imageio.v3
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import torch
 from torch import Tensor
 
@@ -84,10 +85,10 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
     try:
         if path.suffix.lower() == ".exr":
             return exr.size(path)
-        height, width = imageio.v3.improps(path, plugin="pillow", index=0).shape[:2]
+        with PIL.Image.open(path) as image:
+            return image.size
     except Exception as error:
         raise _unreadable(path, error) from None
-    return width, height
 
 
 def read_image(path: pathlib.Path) -> npt.NDArray:
@@ -104,12 +105,10 @@ def read_image(path: pathlib.Path) -> npt.NDArray:
         if path.suffix.lower() == ".exr":
             pixels = exr.read(path)
         else:
-            reader: Any = imageio.v3.imopen(path, "r", plugin="pillow")
-            with reader as file:
-                if not file.metadata(index=0)["mode"].startswith(_DEEP):
-                    # only Pillow knows the palette and the meaning of the channels
-                    return file.read(index=0, mode="RGBA")
-                pixels = file.read(index=0)
+            with PIL.Image.open(path) as image:
+                if not image.mode.startswith(_DEEP):
+                    return np.array(image.convert("RGBA"))
+            pixels = imageio.v3.imread(path, plugin="pillow", index=0)
     except Exception as error:
         # the readers raise whatever they please at a damaged file
         raise _unreadable(path, error) from None

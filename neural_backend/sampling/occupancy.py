@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -147,15 +148,27 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     device = cameras.origins.device
     # what is empty as one large cell needs no look at its small ones
     coarse = size // 4 if size % 4 == 0 else size
-    left = _framed(images, cameras, torch.arange(coarse**3, device=device), coarse)
-    left = _carve(images, cameras, left, coarse)
-    if coarse < size:
-        left = _carve(images, cameras, _subdivide(left, coarse, size), size)
+    with _one_thread():
+        left = _framed(images, cameras, torch.arange(coarse**3, device=device), coarse)
+        left = _carve(images, cameras, left, coarse)
+        if coarse < size:
+            left = _carve(images, cameras, _subdivide(left, coarse, size), size)
     if len(left) == 0:
         return torch.ones(size, size, size, dtype=torch.bool, device=device)
     hull = torch.zeros(size**3, dtype=torch.bool, device=device)
     hull[left] = True
     return hull.view(size, size, size)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """For many small operations: on a busy machine threads wait for each other in every one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def coordinates(cells: Tensor, size: int) -> Tensor:

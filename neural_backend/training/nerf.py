@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import math
 from collections.abc import Callable
 
@@ -77,9 +78,11 @@ class NerfTask:
             )
         self._settings = settings
         self._device = device
-        self._kernels = choose(device)
         self.field_from_world = dataset.field_from_world
-        self._images = load_views(dataset, "train")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(load_views, dataset, "train")
+            self._kernels = choose(device)  # loading them takes as long as the images do
+            self._images = reading.result()
         self._cameras = Cameras(self._images.views, self.field_from_world, device)
         self.views = len(self._images.views)
         self._pixels = self._images.pixels.to(device)
