@@ -26,22 +26,32 @@ def why_not_fast(device: torch.device) -> str:
     return _choose(device)[1]
 
 
+def _fast(device: torch.device) -> Kernels:
+    # here, because numba is slow to load and only one kind of device needs it
+    if device.type == "cuda":
+        from .cuda import CudaKernels
+
+        return CudaKernels(device)
+    from .cpu import CpuKernels
+
+    return CpuKernels(device)
+
+
 @functools.cache
 def _choose(device: torch.device) -> tuple[Kernels, str]:
     reference = ReferenceKernels(device)
-    if device.type != "cpu":
+    if device.type not in ("cpu", "cuda"):
         return reference, ""
+    kind = "CPU" if device.type == "cpu" else "GPU"
     try:
-        # here, because numba is slow to load and only this device needs it
         from . import trial
-        from .cpu import CpuKernels
 
-        fast = CpuKernels(device)
+        fast = _fast(device)
         differs = trial.difference(fast, reference)
-    # there may be no numba, one for another numpy, no folder to write to, or a new processor
+    # there may be no numba or compiler, one for another numpy or driver, or a new processor
     except Exception as error:
         detail = " ".join(f"{type(error).__name__}: {error}".split())
-        return reference, f"the fast CPU kernels do not work ({detail}); training is slower"
+        return reference, f"the fast {kind} kernels do not work ({detail}); training is slower"
     if differs:
-        return reference, f"the fast CPU kernels are wrong here ({differs}); training is slower"
+        return reference, f"the fast {kind} kernels are wrong here ({differs}); training is slower"
     return fast, ""

@@ -8,28 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pathlib
-import sys
 
 import numba
 import numpy as np
 from numba import prange
 
+from . import cache
 from .cpu_vectors import interpolate_pair, spread_pair
 from .interface import POOL
 
 
 def _keep_compiled() -> None:
-    """Have numba keep what it compiles in the user's cache: the extension may be read-only."""
-    home = pathlib.Path.home()
-    if sys.platform == "win32":
-        cache = pathlib.Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        cache = home / "Library" / "Caches"
-    else:
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
-    folder = cache / "neural_fields" / "numba"
-    folder.mkdir(parents=True, exist_ok=True)
+    """Have numba keep what it compiles in the user's cache."""
+    folder = cache.folder("numba")
     if os.access(folder, os.W_OK) and not numba.config.CACHE_DIR:
         numba.config.CACHE_DIR = str(folder)
 

@@ -59,14 +59,16 @@ def results(kernels: Kernels) -> dict[str, Tensor]:
     grid = hash_grid(levels=2, coarsest=3, finest=20, log2_table_size=8)
     table = random(grid.entries, 2).requires_grad_()
     gathered = torch.zeros_like(table.detach())
-    features = kernels.encode(random(_POINTS, 3), table, grid, None, gathered)
+    points = random(_POINTS, 3)
+    features = kernels.encode(points, table, grid, None, gathered)
     features.square().sum().backward()
     found = {"encode": features.detach(), "encode's gradient": gathered.clone()}
 
     moved = table.detach().clone()
     first, second = torch.zeros_like(moved), torch.zeros_like(moved)
     kernels.adam(moved, gathered, first, second, 0.01, 1, (0.9, 0.99), 1e-15)
-    found["adam"] = moved
+    # encoded again, because kernels may keep a copy that is made for reading
+    found |= {"adam": moved, "encode after adam": kernels.encode(points, moved, grid)}
 
     origins = random(_RAYS, 3) * 0.2 + torch.tensor([-1.0, 0.4, 0.4], device=kernels.device)
     directions = torch.nn.functional.normalize(random(_RAYS, 3) * 0.2 + 0.5 - origins, dim=-1)

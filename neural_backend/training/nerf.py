@@ -23,7 +23,7 @@ from ..rendering import volume
 from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, full_grid, visual_hull
 from ..sampling.pixels import Pixels
 from ..sampling.rays import Cameras
-from . import optimiser, scores
+from . import memory, optimiser, scores
 from .scores import Scores
 from .task import Step, field_state, part, restore
 
@@ -76,7 +76,7 @@ class NerfTask:
                     f"{dataset.missing[0]}; training goes on without them"
                 )
             )
-        self._settings = settings
+        self._settings, self._emit = settings, emit
         self._device = device
         self.field_from_world = dataset.field_from_world
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -125,6 +125,23 @@ class NerfTask:
         return OccupancyGrid(hull, step_length(self._cameras))
 
     def step(self, progress: float) -> Step:
+        """One optimiser step; where memory is full, with half as many samples from then on."""
+        while True:
+            try:
+                return self._take_step(progress)
+            except (MemoryError, RuntimeError) as error:
+                where = memory.full(error)
+                if not where or self._batch // 2 < memory.LEAST_BATCH:
+                    raise
+            if self._batch == self._settings.batch:
+                too_many = f"{where} is full with {self._batch} samples a step"
+                self._emit(protocol.Warning(f"{too_many}; training goes on with fewer"))
+            self._batch, self._rays = self._batch // 2, max(self._rays // 2, 1)
+            if self._table_optimiser is not None:
+                self._table_optimiser.forget()
+            memory.release(self._device)
+
+    def _take_step(self, progress: float) -> Step:
         """One optimiser step on rays through random pixels of all training views."""
         if self._steps % GRID_EVERY == 0 and self._steps >= GRID_FROM:
             self.grid.update(self.field.density, self._batch, self._generator)

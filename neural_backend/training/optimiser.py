@@ -103,6 +103,10 @@ class TableAdam:
         averages = (self._gradient, self._first, self._second)
         self._kernels.adam(self._table, *averages, rate, self._steps, BETAS, EPSILON)
 
+    def forget(self) -> None:
+        """Drop the gradient of a backward pass that has failed half-way."""
+        self._gradient.zero_()
+
     def state(self) -> dict[str, torch.Tensor]:
         steps = torch.tensor(self._steps)
         return {"table.first": self._first, "table.second": self._second, "table.steps": steps}

@@ -23,7 +23,7 @@ from ..config import TrainingSettings
 from ..dataset import images, transforms
 from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
-from . import checkpoint, nerf
+from . import checkpoint, memory, nerf
 from .fitting import FITTED, fit
 from .leash import Leash
 from .loop import Training
@@ -172,10 +172,7 @@ def told_if_out_of_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        text = str(error)
-        on_device = isinstance(error, torch.cuda.OutOfMemoryError) or "MPS backend out of" in text
-        if on_device or isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
-            where = "the device's memory" if on_device else "the memory"
+        if where := memory.full(error):
             raise BadInput(
                 f"{where} is full; lower --batch or --log2-table-size (train), --resolution "
                 "(mesh), or use fewer or smaller views"

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from unittest.mock import Mock
 
 import imageio.v3
 import numpy as np
@@ -11,6 +12,7 @@ from neural_backend.config import TrainingSettings
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.protocol import BadInput
+from neural_backend.rendering import volume
 from neural_backend.sampling.rays import Cameras
 from neural_backend.training import evaluation, nerf
 from neural_backend.training.fitting import fit
@@ -209,6 +211,39 @@ def test_samples_are_as_long_as_pixels_are_wide(scene):
     assert nerf.step_length(cameras) == pytest.approx(nerf.PIXELS_A_STEP * pixel, rel=1e-4)
     cameras.intrinsics[:, 0] = 1e5
     assert nerf.step_length(cameras) == nerf.SHORTEST_STEP
+
+
+def test_where_memory_is_full_the_batch_is_halved(scene, monkeypatch):
+    events, tried = [], []
+    settings = dataclasses.replace(SMALL, batch=2**15)
+    trained = task(scene, settings, events)
+    render_rays, gathered = volume.render_rays, trained.field.encoding.gradient
+
+    def little(field, origins, *arguments):
+        tried.append(len(origins))
+        if len(tried) in (2, 3):
+            gathered.fill_(1e30)  # as a backward pass that fails half-way leaves it
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return render_rays(field, origins, *arguments)
+
+    monkeypatch.setattr(volume, "render_rays", little)
+    train(trained, 5)
+    assert len(tried) == 7
+    assert tried[2] == tried[1] // 2
+    assert tried[3] == tried[2] // 2
+    assert trained.field.encoding.table.isfinite().all()
+    assert trained.step(1.0).samples == pytest.approx(2**13, rel=0.3)
+    (event,) = events
+    assert isinstance(event, protocol.Warning)
+    assert "the device's memory is full with 32768 samples a step" in event.message
+
+
+def test_other_errors_and_the_least_batch_end_the_training(scene, monkeypatch):
+    trained = task(scene, dataclasses.replace(SMALL, batch=1024))
+    for error in (RuntimeError("size mismatch"), torch.OutOfMemoryError("CUDA out of memory")):
+        monkeypatch.setattr(volume, "render_rays", Mock(side_effect=error))
+        with pytest.raises(RuntimeError, match=str(error)):
+            trained.step(0.0)
 
 
 def test_missing_images_are_a_warning(scene):
