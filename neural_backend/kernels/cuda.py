@@ -38,6 +38,16 @@ def _levels(grid: HashGrid, device: torch.device) -> Tensor:
     return torch.tensor(columns, device=device).t().to(torch.int32).contiguous()
 
 
+def _aligned(*tensors: Tensor) -> bool:
+    """Whether kernels can read and write several numbers of each at once."""
+    return all(each.is_contiguous() and each.data_ptr() % 16 == 0 for each in tensors)
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that kernels can read."""
+    return tensor if _aligned(tensor) else tensor.clone(memory_format=torch.contiguous_format)
+
+
 def _parts(count: int, size: int) -> int:
     """How many parts of a size cover a count."""
     return -(-count // size)
@@ -81,7 +91,7 @@ class _Encode(torch.autograd.Function):
             _parts(runs * _LEVELS_A_BLOCK, _THREADS),
             _parts(len(levels), _LEVELS_A_BLOCK),
         )
-        inputs = (x, grad.contiguous(), levels)
+        inputs = (x, _readable(grad), levels)
         sizes = (len(x), len(levels))
         ctx.launch(f"encode_backward_{features}", blocks, _THREADS, *inputs, out, *sizes)
         own = out if ctx.gradient is None else None
@@ -175,6 +185,7 @@ class CudaKernels(ReferenceKernels):
         gradient: Tensor | None = None,
     ) -> Tensor:
         fits = x.dtype == table.dtype == torch.float32 and table.shape[1] in _FEATURES
+        fits = fits and _aligned(table, table if gradient is None else gradient)
         if x.requires_grad or not fits:
             return super().encode(x, table, grid, known, gradient)
         half = self._half(table)
@@ -192,7 +203,8 @@ class CudaKernels(ReferenceKernels):
         betas: tuple[float, float],
         epsilon: float,
     ) -> None:
-        if table.numel() % _NUMBERS or table.dtype != torch.float32:
+        fits = table.dtype == torch.float32 and table.numel() % _NUMBERS == 0
+        if not fits or not _aligned(table, gradient, first, second):
             super().adam(table, gradient, first, second, rate, steps, betas, epsilon)
             return
         half = self._half(table)
@@ -220,7 +232,7 @@ class CudaKernels(ReferenceKernels):
             return super().march(origins, directions, near, far, occupied, step, jitter)
         coarse = (size // POOL) ** 3
         words = torch.empty(coarse, dtype=torch.int64, device=near.device)
-        cells = occupied.contiguous()
+        cells = _readable(occupied)
         self._launch("pack", (_parts(coarse, _THREADS), 1), _THREADS, cells, words, size)
         given = (origins, directions, near, far, jitter)
         inputs = [*(each.contiguous() for each in given), words]

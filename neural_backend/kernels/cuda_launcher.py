@@ -100,11 +100,8 @@ class DeviceLauncher(Launcher):
     def _load(self, options: Sequence[str]) -> ctypes.c_void_p:
         texts = {name: (FOLDER / name).read_bytes() for name in (*SOURCES, *HEADERS)}
         version = torch.version.hip if self._hip else torch.version.cuda
-        parts = [*options, str(version), *texts, *texts.values()]
-        key = hashlib.sha256()
-        for part in parts:
-            key.update(part.encode() if isinstance(part, str) else part)
-            key.update(b"\0")
+        words = " ".join((*options, str(version))).encode()
+        key = hashlib.sha256(b"\0".join((words, *texts.values())))
         kept: pathlib.Path | None = None
         # what is kept may be cut short or unreadable, and there may be no place to keep it
         with contextlib.suppress(OSError, RuntimeError):

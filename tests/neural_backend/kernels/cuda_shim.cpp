@@ -18,10 +18,10 @@
 struct Index {
     unsigned int x, y, z;
 };
-struct float2 {
+struct alignas(8) float2 {
     float x, y;
 };
-struct float4 {
+struct alignas(16) float4 {
     float x, y, z, w;
 };
 
@@ -72,7 +72,7 @@ static Lane lanes[LANES];
 static ucontext_t caller;
 static jmp_buf scheduler;
 static int current = -1;
-static bool diverged = false;
+static bool diverged = false, askew = false;
 
 // swapcontext would do, but it asks the system about signals, which takes longer than all else
 static void pause_lane() {
@@ -104,6 +104,9 @@ static float __shfl_up_sync(unsigned int mask, float value, unsigned int distanc
     diverged |= mask != 0xffffffffu;
     return exchange(value, current - static_cast<int>(distance));
 }
+
+// what the compiler's check of alignment calls (-fsanitize=alignment): a device would stop there
+extern "C" void __ubsan_handle_type_mismatch_v1(void*, void*) { askew = true; }
 
 #include "adam.cu"
 #include "composite.cu"
@@ -208,13 +211,13 @@ const char* signature_of(const char* name) {
 
 long additions() { return std::exchange(atomics, 0); }
 
-// 0 where all went well; 1 where some lanes of a warp missed a shuffle.
-int launch(const char* name, unsigned int x, unsigned int y, unsigned int threads, void** values) {
+// What went wrong, empty where nothing did.
+const char* launch(const char* name, unsigned int x, unsigned int y, unsigned int threads, void** values) {
     for (const Kernel& kernel : KERNELS) {
         if (!std::strcmp(kernel.name, name)) running = &kernel;
     }
     given = values;
-    diverged = false;
+    diverged = askew = false;
     blockDim = {threads, 1, 1};
     for (blockIdx.y = 0; blockIdx.y < y; blockIdx.y++) {
         for (blockIdx.x = 0; blockIdx.x < x; blockIdx.x++) {
@@ -228,6 +231,7 @@ int launch(const char* name, unsigned int x, unsigned int y, unsigned int thread
             }
         }
     }
-    return diverged;
+    if (diverged) return "a lane misses a shuffle";
+    return askew ? "an address is not aligned" : "";
 }
 }

@@ -30,7 +30,10 @@ from neural_backend.training import nerf
 CPU = torch.device("cpu")
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SHIM = pathlib.Path(__file__).with_name("cuda_shim.cpp")
-OPTIONS = ("-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fPIC", "-shared")
+OPTIONS = (
+    *("-std=c++17", "-O1", "-fPIC", "-shared"),
+    *("-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment"),
+)
 LETTERS = {ctypes.c_void_p: "p", ctypes.c_longlong: "l", ctypes.c_float: "f"}
 
 
@@ -41,6 +44,7 @@ class HostLauncher(cuda_launcher.Launcher):
         self.library = ctypes.CDLL(str(path))
         self.library.signature_of.restype = ctypes.c_char_p
         self.library.additions.restype = ctypes.c_long
+        self.library.launch.restype = ctypes.c_char_p
 
     def _launch(
         self, name: str, blocks: tuple[int, int], threads: int, values: Sequence[Any]
@@ -50,7 +54,7 @@ class HostLauncher(cuda_launcher.Launcher):
         assert "".join(LETTERS[type(value)] for value in values) == wanted.decode(), name
         arguments = cuda_launcher.pointers(values)
         wrong = self.library.launch(name.encode(), *blocks, threads, arguments)
-        assert wrong == 0, f"{name}: a lane misses a shuffle"
+        assert wrong == b"", name
 
 
 @pytest.fixture(scope="session")
@@ -199,7 +203,7 @@ def test_adam(cuda: CudaKernels) -> None:
     touched[::7, 0] = True
 
     def run(kernels: Kernels, move: Callable):
-        table, first, second = (move(each) for each in (start, 0.0 * start, 0.0 * start))
+        table, first, second = (move(each) for each in (start, 0.1 * start, 0.2 * start))
         for steps in (1, 2, 3):
             gradient = move((random(500, 2, seed=steps) - 0.5) * touched)
             kernels.adam(table, gradient, first, second, 0.01, steps, (0.9, 0.99), 1e-15)
@@ -208,8 +212,9 @@ def test_adam(cuda: CudaKernels) -> None:
 
     mine, theirs = both(cuda, run)
     torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
-    assert torch.equal(mine[0][~touched], start[~touched])
-    assert not torch.equal(mine[0][touched], start[touched])
+    for found, before in zip(mine, (start, 0.1 * start, 0.2 * start), strict=True):
+        assert torch.equal(found[~touched], before[~touched])
+        assert not torch.equal(found[touched], before[touched])
 
 
 def test_a_table_in_training_is_read_in_half_precision(cuda: CudaKernels) -> None:
@@ -232,6 +237,29 @@ def test_a_table_in_training_is_read_in_half_precision(cuda: CudaKernels) -> Non
     table.mul_(-2.0)
     expected = reference.encode(x, table, grid)
     torch.testing.assert_close(cuda.encode(x, table, grid), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_tensors_that_lie_askew(cuda: CudaKernels) -> None:
+    """Parts of larger tensors need not begin where a device can read several numbers at once."""
+    grid = hash_grid(levels=2, coarsest=4, finest=8, log2_table_size=12)
+    numbers = 2 * grid.entries
+
+    def askew(tensor: torch.Tensor, move: Callable) -> torch.Tensor:
+        whole = move(torch.cat([torch.zeros(1), tensor.flatten()]))
+        return whole[1:].view(tensor.shape)
+
+    def run(kernels: Kernels, move: Callable):
+        table = askew(random(numbers).view(-1, 2), move).requires_grad_()
+        gathered = askew(torch.zeros(grid.entries, 2), move)
+        out = kernels.encode(move(random(50, 3)), table, grid, None, gathered)
+        out.backward(askew(random(50, 4, seed=1), move))
+        moved, found = table.detach().clone(), gathered.clone()
+        averages = torch.zeros_like(moved), torch.zeros_like(moved)
+        kernels.adam(moved, gathered, *averages, 0.01, 1, (0.9, 0.99), 1e-15)
+        return out, found, moved
+
+    mine, theirs = both(cuda, run)
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 # --- marching
@@ -302,7 +330,8 @@ def packed(*counts: int) -> Samples:
 def test_composite(cuda: CudaKernels, channels: int) -> None:
     """Rays with no sample, with less than a warp has lanes, with as many, with more."""
     samples = packed(3, 0, 32, 1, 100, 64, 0)
-    density = 20.0 * random(len(samples), seed=1) ** 3
+    # light gets through to the last ones
+    density = 2.0 * random(len(samples), seed=1) ** 3
     colour = random(len(samples), channels, seed=2)
     shapes = ((7, channels), (7,), (len(samples),))
     upstream = [random(*shape, seed=seed) - 0.3 for seed, shape in enumerate(shapes, 3)]
@@ -455,8 +484,7 @@ class Compiler:
 
 
 class Context:
-    def __init__(self, device: object = None):
-        self.queries = 0
+    def __init__(self, device: object = None): ...
 
     def __enter__(self) -> None: ...
 
@@ -507,6 +535,20 @@ def test_what_is_compiled_is_kept(gpu: tuple[Driver, Compiler], tmp_path: pathli
     cuda_launcher.DeviceLauncher(CPU)
     assert compiler.options != []
     assert kept.read_bytes() == b"\x7fEL\0"
+
+
+def test_other_sources_and_devices_are_compiled_anew(
+    gpu: tuple[Driver, Compiler], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = gpu[0]
+    cuda_launcher.DeviceLauncher(CPU)
+    monkeypatch.setattr(torch.cuda.get_device_properties(0), "minor", 9)
+    cuda_launcher.DeviceLauncher(CPU)
+    changed = shutil.copytree(cuda_launcher.FOLDER, tmp_path / "changed")
+    (changed / "adam.cu").write_text("// nothing\n", encoding="utf-8")
+    monkeypatch.setattr(cuda_launcher, "FOLDER", changed)
+    cuda_launcher.DeviceLauncher(CPU)
+    assert len(driver.loaded) == len(list(tmp_path.rglob("*.bin"))) == 3
 
 
 def test_it_works_without_a_cache(
