@@ -51,6 +51,51 @@ extern "C" __global__ void transmittance(
     }
 }
 
+// counts [rays] = how many samples at the start of each ray more than opaque of the light reaches.
+extern "C" __global__ void count_visible(
+    const float* __restrict__ density,
+    const float* __restrict__ t_start,
+    const float* __restrict__ t_end,
+    const long long* __restrict__ offsets,
+    long long* __restrict__ counts,
+    long long rays,
+    float opaque) {
+    Ray ray(offsets, rays);
+    float carried = 0.0f;
+    float count = 0.0f;
+    for (long long first = ray.begin; first < ray.end; first += WARP) {
+        long long i = first + ray.lane;
+        Depth depth(density, t_start, t_end, ray, i, carried);
+        if (i < ray.end && expf(-depth.before) > opaque) count += 1.0f;
+        if (!(expf(-carried) > opaque)) break;
+    }
+    float all = sum_of_lanes(count, ray.lane);
+    if (ray.lane == 0 && ray.number < rays) counts[ray.number] = static_cast<long long>(all);
+}
+
+// The first samples of each ray, as many as the new offsets [rays + 1] have room for: their spans,
+// their ray's number and where they were, each [M].
+extern "C" __global__ void take_first(
+    const float* __restrict__ t_start,
+    const float* __restrict__ t_end,
+    const long long* __restrict__ offsets,
+    const long long* __restrict__ new_offsets,
+    float* __restrict__ new_start,
+    float* __restrict__ new_end,
+    long long* __restrict__ rays_of,
+    long long* __restrict__ places,
+    long long rays) {
+    Ray ray(new_offsets, rays);
+    if (ray.number >= rays) return;
+    long long moved = offsets[ray.number] - ray.begin;
+    for (long long i = ray.begin + ray.lane; i < ray.end; i += WARP) {
+        new_start[i] = t_start[i + moved];
+        new_end[i] = t_end[i + moved];
+        rays_of[i] = ray.number;
+        places[i] = i + moved;
+    }
+}
+
 // Premultiplied colour total [rays, channels], alpha [rays] and weights [N].
 extern "C" __global__ void composite(
     const float* __restrict__ density,

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .cuda_launcher import DeviceLauncher, Launcher
-from .interface import POOL, HashGrid, Samples
+from .interface import OPAQUE, POOL, HashGrid, Radiance, Samples
 from .reference import ReferenceKernels
 
 # as the .cu files have them
@@ -140,6 +140,16 @@ def _warps(rays: int) -> tuple[tuple[int, int], int]:
     return (_parts(rays * _WARP, _RAY_THREADS), 1), _RAY_THREADS
 
 
+def _offsets(counts: Tensor) -> tuple[Tensor, int]:
+    """[R + 1] where each ray's samples begin, from how many there are, and how many in all.
+
+    The one wait for the device: it must be known how much memory is needed.
+    """
+    offsets = counts.new_zeros(len(counts) + 1)
+    torch.cumsum(counts, 0, out=offsets[1:])
+    return offsets, int(offsets[-1])
+
+
 class _HalfTable(NamedTuple):
     """A table's copy in half precision, and what the table was when they were alike."""
 
@@ -239,11 +249,9 @@ class CudaKernels(ReferenceKernels):
         blocks = (_parts(rays, _RAY_THREADS), 1)
         counts = torch.empty(rays, dtype=torch.int64, device=near.device)
         self._launch("march_count", blocks, _RAY_THREADS, *inputs, counts, rays, size, step)
-        offsets = torch.zeros(rays + 1, dtype=torch.int64, device=near.device)
-        torch.cumsum(counts, 0, out=offsets[1:])
-        total = int(offsets[-1])  # the one wait for the device: memory is needed
+        offsets, total = _offsets(counts)
         t_start, t_end = near.new_empty(total), near.new_empty(total)
-        ray = torch.empty(total, dtype=torch.int64, device=near.device)
+        ray = counts.new_empty(total)
         outputs = (offsets, t_start, t_end, ray)
         self._launch("march_write", blocks, _RAY_THREADS, *inputs, *outputs, rays, size, step)
         return Samples(t_start, t_end, ray, offsets)
@@ -266,3 +274,24 @@ class CudaKernels(ReferenceKernels):
             return super().composite(density, colour, samples)
         spans = (samples.t_start, samples.t_end, samples.offsets)
         return _Composite.apply(density, colour, *spans, self._launch)
+
+    @torch.no_grad()
+    def _visible(
+        self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Samples, Tensor]:
+        # All at once: looking at some first would save work, but wait for the device thrice more.
+        # Light only gets less along a ray, so the visible samples are the first ones.
+        features = field.encode(samples.positions(origins, directions))
+        density = field.density_of(features)[0].contiguous()
+        if density.dtype != torch.float32:
+            return super()._visible(field, origins, directions, samples)
+        rays = samples.rays
+        spans = (samples.t_start, samples.t_end, samples.offsets)
+        counts = torch.empty(rays, dtype=torch.int64, device=density.device)
+        self._launch("count_visible", *_warps(rays), density, *spans, counts, rays, OPAQUE)
+        offsets, total = _offsets(counts)
+        t_start, t_end = density.new_empty(total), density.new_empty(total)
+        ray, place = counts.new_empty(total), counts.new_empty(total)
+        outputs = (t_start, t_end, ray, place)
+        self._launch("take_first", *_warps(rays), *spans, offsets, *outputs, rays)
+        return Samples(t_start, t_end, ray, offsets), features.index_select(0, place)

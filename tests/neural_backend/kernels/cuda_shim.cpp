@@ -156,7 +156,8 @@ struct Caller<function> {
 static const Kernel KERNELS[] = {
     ENCODES(1),           ENCODES(2),           ENCODES(4),           ENCODES(8),
     THREADS(adam),        THREADS(pack),        THREADS(march_count), THREADS(march_write),
-    WARPS(transmittance), WARPS(composite),     WARPS(composite_backward),
+    WARPS(transmittance), WARPS(count_visible), THREADS(take_first),  WARPS(composite),
+    WARPS(composite_backward),
 };
 
 static const Kernel* running;

@@ -372,6 +372,39 @@ def test_a_dense_ray_does_not_spoil_the_next(cuda: CudaKernels) -> None:
     torch.testing.assert_close(before.cpu(), torch.tensor([1.0, 0.0, 1.0, 0.999]))
 
 
+class Walls:
+    """A field that is opaque from some x on, another for each y."""
+
+    def __init__(self, *walls: float):
+        self.walls = torch.tensor(walls)
+
+    def encode(self, x: torch.Tensor, known: torch.Tensor | None = None) -> torch.Tensor:
+        return x.clone()
+
+    def density_of(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        walls = self.walls.to(features.device)[features[:, 1].round().long()]
+        return torch.where(features[:, 0] > walls, 1e3, 0.1), features
+
+
+def test_what_is_hidden_is_left_out(cuda: CudaKernels) -> None:
+    """Rays that end in their first sample, behind a warp's samples, in its last, and nowhere."""
+    samples = packed(3, 0, 100, 40, 7)
+    place = torch.arange(len(samples)) - samples.offsets[samples.ray]
+    samples = Samples(0.1 * place, 0.1 * place + 0.1, samples.ray, samples.offsets)
+    origins = torch.arange(5.0)[:, None] * torch.tensor([0.0, 1.0, 0.0])
+    directions = torch.tensor([1.0, 0.0, 0.0]).repeat(5, 1)
+    field = Walls(0.0, 0.0, 4.5, 3.1, 9.0)
+
+    def run(kernels: Kernels, move: Callable):
+        mine = Samples(*map(move, (samples.t_start, samples.t_end, samples.ray, samples.offsets)))
+        kept, features = kernels._visible(field, move(origins), move(directions), mine)
+        return kept.t_start, kept.t_end, kept.ray, kept.offsets, features
+
+    mine, theirs = both(cuda, run)
+    assert mine[3].tolist() == [0, 1, 1, 47, 79, 86]
+    torch.testing.assert_close(mine, theirs)
+
+
 # --- training
 
 

@@ -12,7 +12,6 @@ from neural_backend.config import TrainingSettings
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.protocol import BadInput
-from neural_backend.rendering import volume
 from neural_backend.sampling.rays import Cameras
 from neural_backend.training import evaluation, nerf
 from neural_backend.training.fitting import fit
@@ -217,16 +216,17 @@ def test_where_memory_is_full_the_batch_is_halved(scene, monkeypatch):
     events, tried = [], []
     settings = dataclasses.replace(SMALL, batch=2**15)
     trained = task(scene, settings, events)
-    render_rays, gathered = volume.render_rays, trained.field.encoding.gradient
+    kernels, gathered = trained._kernels, trained.field.encoding.gradient
+    render = kernels.render
 
     def little(field, origins, *arguments):
         tried.append(len(origins))
         if len(tried) in (2, 3):
             gathered.fill_(1e30)  # as a backward pass that fails half-way leaves it
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return render_rays(field, origins, *arguments)
+        return render(field, origins, *arguments)
 
-    monkeypatch.setattr(volume, "render_rays", little)
+    monkeypatch.setattr(kernels, "render", little)
     train(trained, 5)
     assert len(tried) == 7
     assert tried[2] == tried[1] // 2
@@ -241,7 +241,7 @@ def test_where_memory_is_full_the_batch_is_halved(scene, monkeypatch):
 def test_other_errors_and_the_least_batch_end_the_training(scene, monkeypatch):
     trained = task(scene, dataclasses.replace(SMALL, batch=1024))
     for error in (RuntimeError("size mismatch"), torch.OutOfMemoryError("CUDA out of memory")):
-        monkeypatch.setattr(volume, "render_rays", Mock(side_effect=error))
+        monkeypatch.setattr(trained._kernels, "render", Mock(side_effect=error))
         with pytest.raises(RuntimeError, match=str(error)):
             trained.step(0.0)
 
