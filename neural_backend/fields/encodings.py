@@ -30,13 +30,15 @@ class Fourier(torch.nn.Module):
     def __init__(self, frequencies: Tensor):
         super().__init__()
         self.register_buffer("frequencies", frequencies)
+        # cos(a) = sin(a + pi / 2): so all features are one pass
+        shift = torch.tensor([0.5 * math.pi, 0.0]).repeat_interleave(frequencies.shape[1])
+        self.register_buffer("shift", shift, persistent=False)
         self.features = 2 * frequencies.shape[1]
 
     def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
         if known is not None:
             return known
-        phase = x @ self.frequencies
-        return torch.cat([torch.cos(phase), torch.sin(phase)], -1)
+        return torch.addmm(self.shift, x, self.frequencies.repeat(1, 2)).sin_()
 
 
 class HashEncoding(torch.nn.Module):

@@ -36,6 +36,8 @@ RELATIVE_FLOOR = 1e-2
 PIXELS_A_STEP = 1.5
 SHORTEST_STEP = math.sqrt(3.0) / 1024
 LONGEST_STEP = math.sqrt(3.0) / 256
+SAMPLES_A_PERIOD = 8
+"""Samples in the shortest wave of Gaussian features, where they need no more."""
 
 GRID_FROM = 128  # steps, before which the density says little
 GRID_EVERY = 16
@@ -122,7 +124,7 @@ class NerfTask:
             # behind transparent pixels there is nothing; opaque ones may show what lies far away
             within = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
             hull = within if within.any() else hull
-        return OccupancyGrid(hull, step_length(self._cameras))
+        return OccupancyGrid(hull, step_length(self._cameras, self._settings))
 
     def step(self, progress: float) -> Step:
         """One optimiser step; where memory is full, with half as many samples from then on."""
@@ -290,11 +292,18 @@ def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
     return ((predicted - target).square() / scale).mean()
 
 
-def step_length(cameras: Cameras) -> float:
-    """Length of a sample, field units: about as fine as the views show the box's middle."""
+def step_length(cameras: Cameras, settings: TrainingSettings) -> float:
+    """Length of a sample, field units: about as fine as the views show the box's middle.
+
+    Gaussian features hold nothing much finer than a wave of three deviations: with them it is
+    longer where that suffices, and the same time is enough for more rays.
+    """
     distance = (cameras.origins - 0.5).norm(dim=-1)
     pixel = float((distance / cameras.intrinsics[:, 0]).median())
-    return min(max(PIXELS_A_STEP * pixel, SHORTEST_STEP), LONGEST_STEP)
+    length = max(PIXELS_A_STEP * pixel, SHORTEST_STEP)
+    if settings.encoding == "gaussian":
+        length = max(length, 1.0 / (3.0 * settings.sigma * SAMPLES_A_PERIOD))
+    return min(length, LONGEST_STEP)
 
 
 def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -> None:

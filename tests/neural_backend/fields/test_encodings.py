@@ -42,6 +42,14 @@ def test_positional_doubles_its_frequency():
     assert module.frequencies[1].tolist() == pytest.approx([0.0] * 4 + expected + [0.0] * 4)
 
 
+def test_gaussian_features_are_cosines_and_sines():
+    module = encoding(encoding="gaussian", frequencies=20)
+    x = torch.rand(5, 3, dtype=torch.float64)
+    phase = x @ module.frequencies.double()
+    expected = torch.cat([phase.cos(), phase.sin()], 1)
+    torch.testing.assert_close(module(x.float()).double(), expected, atol=1e-4, rtol=0.0)
+
+
 def test_gaussian_has_its_deviation_and_its_seed():
     first = encoding(encoding="gaussian", sigma=2.0, frequencies=4000).frequencies
     assert float(first.std()) == pytest.approx(2 * math.pi * 2.0, rel=0.03)

@@ -64,6 +64,15 @@ def test_more_time_and_a_faster_device_make_no_smaller_field():
     assert size(CUDA, 60.0) > size(CPU, 60.0)
 
 
+def test_fourier_features_of_radiance_are_few_on_a_cpu_and_the_paper_s_on_a_gpu():
+    def size(device, field):
+        fitted = fit(TrainingSettings(field=field, encoding="gaussian"), device)
+        return fitted.frequencies, fitted.hidden_layers, fitted.width
+
+    assert size(CPU, "nerf") < size(CUDA, "nerf") == (256, 4, 256)
+    assert size(CPU, "sdf") == (256, 4, 256)
+
+
 def test_the_time_counts_not_the_preset_s_name():
     short = fit(TrainingSettings(preset="best", max_seconds=30.0), CPU)
     preview = fit(TrainingSettings(preset="preview"), CPU)

@@ -204,12 +204,26 @@ def test_a_state_of_other_settings_is_refused(scene):
 def test_samples_are_as_long_as_pixels_are_wide(scene):
     # 3 units away, a focal length of 40 pixels: far coarser than the longest step
     cameras = Cameras(scene.views, scene.field_from_world, CPU)
-    assert nerf.step_length(cameras) == nerf.LONGEST_STEP
+    assert nerf.step_length(cameras, SMALL) == nerf.LONGEST_STEP
     cameras.intrinsics[:, 0] = 600.0
     pixel = 3.0 * scene.field_from_world[0, 0] / 600.0
-    assert nerf.step_length(cameras) == pytest.approx(nerf.PIXELS_A_STEP * pixel, rel=1e-4)
+    assert nerf.step_length(cameras, SMALL) == pytest.approx(nerf.PIXELS_A_STEP * pixel, rel=1e-4)
     cameras.intrinsics[:, 0] = 1e5
-    assert nerf.step_length(cameras) == nerf.SHORTEST_STEP
+    assert nerf.step_length(cameras, SMALL) == nerf.SHORTEST_STEP
+
+
+def test_samples_of_smooth_features_are_longer(scene):
+    cameras = Cameras(scene.views, scene.field_from_world, CPU)
+    cameras.intrinsics[:, 0] = 1e5
+
+    def length(sigma):
+        settings = dataclasses.replace(SMALL, encoding="gaussian", sigma=sigma)
+        return nerf.step_length(cameras, settings)
+
+    # eight in a wave of 36 cycles a box
+    assert length(12.0) == pytest.approx(1 / 36 / 8)
+    assert length(1.0) == nerf.LONGEST_STEP
+    assert length(100.0) == nerf.SHORTEST_STEP
 
 
 def test_where_memory_is_full_the_batch_is_halved(scene, monkeypatch):
