@@ -50,7 +50,7 @@ class NerfaccPeer:
     def __init__(self, dataset: Dataset, device: torch.device, seed: int):
         torch.manual_seed(seed)
         self._device = device
-        images = load_views(dataset, "train")
+        self._images = images = load_views(dataset, "train")
         self._cameras = Cameras(images.views, np.eye(4), device)
         self._pixels, self._starts = images.pixels.to(device), images.offsets.to(device)
         self._geometry = tinycudann.NetworkWithInputEncoding(3, 16, _HASH, _mlp(1, "None"))
@@ -76,8 +76,7 @@ class NerfaccPeer:
         place = pixel - self._starts[view]
         width = self._cameras.widths[view]
         rays = self._cameras.rays(view, place % width + 0.5, place // width + 0.5)
-        rgba = self._pixels[pixel].float() / 255.0
-        truth = rgba[:, :3] * rgba[:, 3:] + 1.0 - rgba[:, 3:]
+        truth = self._images.on_white(self._pixels[pixel])
         colour, samples = self._render(*rays, stratified=True)
         self._steps += 1
         if samples == 0:

@@ -16,7 +16,6 @@ import datetime
 import functools
 import importlib.util
 import json
-import math
 import os
 import pathlib
 import platform
@@ -88,13 +87,14 @@ class Ours:
     def colours(
         self, views: Sequence[View], view: torch.Tensor, x: torch.Tensor, y: torch.Tensor
     ) -> torch.Tensor:
+        from neural_backend.dataset.colour import over_white
         from neural_backend.rendering.volume import render_points
         from neural_backend.sampling.rays import Cameras
 
         field, grid, kernels = self._trained
         cameras = Cameras(views, self._task.field_from_world, self._device)
         points = (each.to(self._device) for each in (view, x, y))
-        return render_points(field, grid, cameras, *points, kernels, 1.0)[:, :3].cpu()
+        return over_white(render_points(field, grid, cameras, *points, kernels)).cpu()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +133,7 @@ def measure(name: str, data: str, seconds: float, device: str, pixels: int, view
     from neural_backend import devices
     from neural_backend.dataset import transforms
     from neural_backend.dataset.images import image_size, load_views
+    from neural_backend.training import scores
 
     on = devices.choose(device)
     dataset = transforms.read(data, image_size)
@@ -166,7 +167,7 @@ def measure(name: str, data: str, seconds: float, device: str, pixels: int, view
 
     truth, at = _test_pixels(dataset, pixels)
     seen = contestant.colours(dataset.split("test"), *at)
-    psnr = decibels((seen - truth).square().mean().item())
+    psnr = scores.psnr(seen, truth)
     whole, rendering = [], 0.0
     if views:
         images = load_views(dataset, "test", views)
@@ -177,8 +178,8 @@ def measure(name: str, data: str, seconds: float, device: str, pixels: int, view
             start = clock()
             seen = contestant.colours([view], first, x.reshape(-1), y.reshape(-1))
             rendering += clock() - start
-            truth = _over_white(images.image(index).view(-1, 4))
-            whole.append(decibels((seen - truth).square().mean().item()))
+            truth = images.on_white(images.image(index)).view(-1, 3)
+            whole.append(scores.psnr(seen, truth))
     return Measured(
         seconds=seconds,
         psnr=psnr,
@@ -200,31 +201,21 @@ def _test_pixels(
     """
     import torch
 
-    from neural_backend.dataset.images import read_image
+    from neural_backend.dataset.images import Images, read_image
 
     generator = torch.Generator().manual_seed(_SEED)
     views = dataset.split("test")
-    each = math.ceil(count / len(views))
+    each = -(-count // len(views))
     truth, column, row = [], [], []
     for view in views:
-        image = torch.from_numpy(read_image(dataset.folder / view.file)).view(-1, 4)
-        pixel = torch.randint(len(image), (each,), generator=generator)
-        truth.append(_over_white(image[pixel]))
+        pixels = torch.from_numpy(read_image(dataset.folder / view.file)).view(-1, 4)
+        image = Images((view,), pixels, torch.tensor([0, len(pixels)]))
+        pixel = torch.randint(len(pixels), (each,), generator=generator)
+        truth.append(image.on_white(pixels[pixel]))
         column.append(pixel % view.intrinsics.w + 0.5)
         row.append(pixel // view.intrinsics.w + 0.5)
     index = torch.arange(len(views)).repeat_interleave(each)
     return torch.cat(truth), (index, torch.cat(column), torch.cat(row))
-
-
-def _over_white(rgba: torch.Tensor) -> torch.Tensor:
-    """[N, 3] in [0, 1] from [N, 4] uint8."""
-    rgba = rgba.float() / 255.0
-    return rgba[:, :3] * rgba[:, 3:] + 1.0 - rgba[:, 3:]
-
-
-def decibels(error: float) -> float:
-    """PSNR of a mean squared error."""
-    return -10.0 * math.log10(max(error, 1e-10))
 
 
 def peak_memory() -> int | None:
