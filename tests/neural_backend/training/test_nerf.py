@@ -10,13 +10,17 @@ import torch
 from neural_backend import protocol
 from neural_backend.config import TrainingSettings
 from neural_backend.dataset import transforms
+from neural_backend.dataset.images import load_views
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.protocol import BadInput
+from neural_backend.rendering import volume
 from neural_backend.sampling.rays import Cameras
 from neural_backend.training import evaluation, nerf
 from neural_backend.training.fitting import fit
 from neural_backend.training.nerf import NerfTask, load_field
 from neural_backend.training.scores import Scores
+
+from ..dataset.test_exr import write as write_exr
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -307,6 +311,73 @@ def test_photos_without_alpha_and_of_several_sizes(scene, tmp_path):
     _, grid, _ = load_field(fit(SMALL, CPU), trained.state(), CPU)
     assert torch.equal(grid.occupied, trained.grid.occupied)
     assert grid.step == trained.grid.step
+
+
+def test_the_relative_error_has_its_gradient_by_hand():
+    predicted = torch.tensor([[2.0, 0.1, 0.0]], requires_grad=True)
+    target = torch.tensor([[5.0, 0.0, 0.3]])
+    loss = nerf.relative_l2(predicted, target)
+    scale = torch.tensor([4.01, 0.02, 0.01])
+    assert loss.item() == pytest.approx(((9.0 / 4.01) + (0.01 / 0.02) + (0.09 / 0.01)) / 3)
+    (gradient,) = torch.autograd.grad(loss, predicted)
+    # 2 (y' - y) / scale: the scale counts as a constant, so noise of mean zero has no pull
+    expected = 2.0 * torch.tensor([[-3.0, 0.1, -0.3]]) / scale / 3
+    torch.testing.assert_close(gradient, expected)
+
+
+def linear(folder, dataset, brightness, noise=0.0):
+    """The dataset in linear light, brighter; of its training pixels a share is black for noise."""
+    generator = np.random.default_rng(0)
+    views = []
+    for view in dataset.views:
+        image = ball(view.world_from_camera, view.intrinsics).astype(np.float32) / 255
+        image[..., :3] *= brightness * image[..., 3:]
+        if noise and view.split == "train":
+            lit = generator.random(image.shape[:2]) < 1.0 - noise
+            image[..., :3] *= lit[..., None] / (1.0 - noise)
+        file = f"{view.file}.exr"
+        write_exr(folder / file, {name: image[..., i] for i, name in enumerate("RGBA")})
+        views.append(dataclasses.replace(view, file=file))
+    return dataclasses.replace(dataset, folder=folder, views=tuple(views))
+
+
+def test_noise_averages_out_in_linear_light(scene, tmp_path):
+    """Of the pixels one half is black and the other twice too bright, up to 3."""
+    dataset = linear(tmp_path, scene, brightness=1.5, noise=0.5)
+    settings = fit(dataclasses.replace(SMALL, batch=8192), CPU)
+    trained = task(dataset, settings)
+    assert trained.field.linear
+    train(trained, 300)
+    field, grid, kernels = load_field(settings, trained.state(), CPU)
+    (view, _), (truth, _) = dataset.split("test"), load_views(dataset, "test").pixels.split(SIZE**2)
+    cameras = Cameras([view], dataset.field_from_world, CPU)
+    y, x = torch.meshgrid(*[torch.arange(SIZE) + 0.5] * 2, indexing="ij")
+    first = torch.zeros(SIZE**2, dtype=torch.int64)
+    rays = cameras.rays(first, x.reshape(-1), y.reshape(-1))
+    colour, _ = kernels.render(field, *rays, volume.march(*rays, grid, kernels))
+    # neither the dark ones win, as with an absolute error or one relative to the target, nor the
+    # bright ones, as with a gradient through the denominator
+    inside = truth[:, 3] == 1.0
+    mean = float(colour.detach()[inside].mean())
+    assert mean == pytest.approx(float(truth[inside, :3].mean()), rel=0.25)
+    assert trained.preview().dtype == np.uint8
+
+
+def test_light_brighter_than_white_is_learned(scene, tmp_path):
+    settings = fit(dataclasses.replace(SMALL, batch=8192), CPU)
+    trained = task(linear(tmp_path, scene, brightness=20.0), settings)
+    train(trained, 150)
+    field = load_field(settings, trained.state(), CPU)[0]
+    # the ball's highest point, whose normal is blue, seen from above: 10, 10, 20
+    _, colour = field(torch.tensor([[0.5, 0.5, 0.95]]), torch.tensor([[0.0, 0.0, -1.0]]))
+    assert min(colour[0].tolist()) > 5.0
+    assert colour[0, 2].item() > 12.0
+
+
+def test_weights_of_another_light_are_refused(scene, tmp_path):
+    state = task(linear(tmp_path, scene, brightness=1.0)).state()
+    with pytest.raises(ValueError, match="the images are sRGB, its colours linear light"):
+        task(scene).load_state(state)
 
 
 def test_a_dataset_on_disk(scene):
