@@ -108,8 +108,10 @@ def mesh(run_folder: str, output: str, resolution: int) -> tuple[int, int]:
 
 def _volume(run: OpenRun) -> Volume:
     if isinstance(run.field, RadianceField) and run.grid is not None:
-        field = run.field
-        return marching_cubes.from_density(field.density, run.grid.occupied, run.device)
+        density, grid = run.field.density, run.grid
+        # what lies around the inner region has no shape in the unit box that is its own; within,
+        # cameras may stand in a room, whose walls are a cavity
+        return marching_cubes.from_density(density, grid.inner, run.device, grid.contracted)
     return marching_cubes.from_signed_distance(run.field, run.device)
 
 

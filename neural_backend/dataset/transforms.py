@@ -31,6 +31,12 @@ SYNTHETIC_FOLDER = "nerf_synthetic"
 VERSION = 1
 FILL = 0.9
 """Fraction of the unit box's edge that the longest side of a dataset's bounds takes."""
+INNER = 0.5
+"""Edge of the middle of the unit box where it also holds all that lies around the bounds, which
+then take as much of that middle as else of the box."""
+HELD_OUT = 0.125
+"""Fraction of the views held out for the test where a json of photos does not divide them."""
+_FEWEST_DIVIDED = 16
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".exr", ".tif", ".tiff", ".webp")
 _SYNTHETIC_HALF_SIZE = 1.5
@@ -115,29 +121,38 @@ class Dataset:
         views: the views whose images are there.
         bounds: [2, 3] lowest and highest corner of what the field must hold, world space.
         missing: files that the json lists and the folder lacks.
+        focus: [2, 3] the box that deserves the detail where opaque images show all that lies
+            around it too; the bounds where None.
     """
 
     folder: pathlib.Path
     views: tuple[View, ...]
     bounds: Matrix
     missing: tuple[str, ...] = ()
+    focus: Matrix | None = None
 
     @property
     def field_from_world(self) -> Matrix:
+        """[4, 4] for a field that holds what lies within the bounds."""
         return field_from_bounds(self.bounds)
+
+    @property
+    def field_from_surroundings(self) -> Matrix:
+        """[4, 4] for a field that also holds what lies around, see ``INNER``."""
+        return field_from_bounds(self.bounds if self.focus is None else self.focus, INNER)
 
     def split(self, name: Split) -> tuple[View, ...]:
         return tuple(view for view in self.views if view.split == name)
 
 
-def field_from_bounds(bounds: Matrix) -> Matrix:
+def field_from_bounds(bounds: Matrix, edge: float = 1.0) -> Matrix:
     """[4, 4] uniform scale and shift that centres ``bounds`` [2, 3] in the unit box.
 
-    The longest side takes ``FILL`` of the box's edge, so that a surface on the bounds has room.
+    The longest side takes ``FILL`` of ``edge``, so that a surface on the bounds has room.
     """
     low, high = np.asarray(bounds, dtype=np.float64)
     longest = max(float((high - low).max()), 1e-9)
-    scale = FILL / longest
+    scale = FILL * edge / longest
     matrix = np.eye(4)
     matrix[:3, :3] *= scale
     matrix[:3, 3] = 0.5 - scale * (low + high) / 2.0
@@ -280,7 +295,18 @@ def read(
         why = f"none of its {len(missing)} images exists" if missing else "it lists no frames"
         raise BadInput(f"{path}: frames: {why}; render or copy the images beside the json")
     first = contents[next(iter(contents))]
-    return Dataset(path.parent, tuple(views), _bounds(path, first, views), tuple(missing))
+    if images and not siblings and not _splits_by_file(first):
+        views = _divided(views)
+    bounds, focus = _bounds(path, first, views)
+    return Dataset(path.parent, tuple(views), bounds, tuple(missing), focus)
+
+
+def _divided(views: list[View]) -> list[View]:
+    """Views of a json that does not divide them: every eighth is held out, unless they are few."""
+    if len(views) < _FEWEST_DIVIDED:
+        return views
+    splits = (split_of(index, len(views), 0.0, HELD_OUT) for index in range(len(views)))
+    return [dataclasses.replace(v, split=split) for v, split in zip(views, splits, strict=True)]
 
 
 def _json_of_folder(folder: pathlib.Path) -> pathlib.Path:
@@ -419,24 +445,29 @@ def _intrinsics(
     return Intrinsics(int(w), int(h), fl_x, fl_y, cx, cy, **lens)
 
 
-def _bounds(path: pathlib.Path, content: dict[str, Any], views: list[View]) -> Matrix:
-    """[2, 3] what the field must hold: as written, else by the dialect's convention."""
+def _bounds(
+    path: pathlib.Path, content: dict[str, Any], views: list[View]
+) -> tuple[Matrix, Matrix | None]:
+    """``bounds`` and ``focus`` of a dataset: as written, else by the dialect's convention."""
     own = content.get("neural_fields")
     if isinstance(own, dict) and "bounds" in own:
-        return _box(own["bounds"], f"{path}: neural_fields.bounds")
+        return _box(own["bounds"], f"{path}: neural_fields.bounds"), None
     if "aabb" in content:
-        return _box(content["aabb"], f"{path}: aabb")
+        return _box(content["aabb"], f"{path}: aabb"), None
     if "scale" in content or "offset" in content or "aabb_scale" in content:
         where = f"{path}: scale, offset"
         scale = _number(content, {}, "scale", str(path)) or _NGP_SCALE
-        side = (_number(content, {}, "aabb_scale", str(path)) or 1.0) / abs(scale)
+        aabb_scale = _number(content, {}, "aabb_scale", str(path)) or 1.0
+        side = aabb_scale / abs(scale)
         offset = _box([content.get("offset", _NGP_OFFSET), [math.inf] * 3], where, finite=False)[0]
         centre = (0.5 - offset) / scale
-        return np.stack([centre - side / 2, centre + side / 2])
+        # more than the unit cube is asked for where there are surroundings
+        focus = bounds_of_cameras(views) if aabb_scale > 1.0 else None
+        return np.stack([centre - side / 2, centre + side / 2]), focus
     if set(content) <= {"camera_angle_x", "camera_angle_y", "frames"}:
         half = np.full(3, _SYNTHETIC_HALF_SIZE)
-        return np.stack([-half, half])
-    return bounds_of_cameras(views)
+        return np.stack([-half, half]), None
+    return bounds_of_cameras(views), None
 
 
 def _box(value: Any, where: str, finite: bool = True) -> Matrix:

@@ -65,7 +65,10 @@ def from_signed_distance(
 
 
 def from_density(
-    density: Callable[[torch.Tensor], torch.Tensor], occupied: torch.Tensor, device: torch.device
+    density: Callable[[torch.Tensor], torch.Tensor],
+    occupied: torch.Tensor,
+    device: torch.device,
+    cavities: bool = False,
 ) -> Volume:
     """Where a radiance field turns opaque.
 
@@ -76,6 +79,7 @@ def from_density(
     Args:
         density: maps [N, 3] points of the unit box to [N], per field unit of length.
         occupied: [G, G, G] bool, indexed x, y, z: the cells outside of which it is not asked.
+        cavities: see ``Volume``.
     """
     size = len(occupied)
     grid = occupied.float()
@@ -106,7 +110,7 @@ def from_density(
         probed = density((cells + 0.5) / size)
     high = float(torch.quantile(probed, 0.95)) if len(cells) else 0.0
     level = min(math.log(2.0) / _OPAQUE_WITHIN, 0.5 * high)
-    return Volume(value, level, may_hold, device, False, "train longer")
+    return Volume(value, level, may_hold, device, cavities, "train longer")
 
 
 @torch.no_grad()

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from . import cpu_loops, cpu_radiance
+from .contraction import contract_distance
 from .interface import POOL, HashGrid, Radiance, Samples
 from .reference import ReferenceKernels
+
+_NEVER = 1e9  # field units
 
 
 @functools.lru_cache(maxsize=16)
@@ -141,9 +144,14 @@ class CpuKernels(ReferenceKernels):
         occupied: Tensor,
         step: float,
         jitter: Tensor,
+        reach: float = math.inf,
     ) -> Samples:
-        if occupied.shape[0] % POOL or near.dtype != torch.float32:
-            return super().march(origins, directions, near, far, occupied, step, jitter)
+        contracted = math.isfinite(reach)
+        whole_cells = occupied.shape[0] % (2 * POOL if contracted else POOL) == 0
+        if not whole_cells or near.dtype != torch.float32:
+            return super().march(origins, directions, near, far, occupied, step, jitter, reach)
+        if contracted:
+            near, far = contract_distance(near, reach), contract_distance(far, reach)
         cells = occupied.contiguous().numpy()
         coarse = np.empty([size // POOL for size in cells.shape], np.bool_)
         cpu_loops.coarsen(cells, coarse)
@@ -152,14 +160,16 @@ class CpuKernels(ReferenceKernels):
         places = self._scratch(len(near), max(math.ceil(longest / step), 0) + 1)
         rays = [each.contiguous().numpy() for each in (origins, directions, start, far)]
         offsets = torch.zeros(len(near) + 1, dtype=torch.int64)
-        length = np.float32(step)
-        cpu_loops.march(*rays, cells, coarse, length, places, offsets.numpy()[1:])
+        # the loops' arithmetic knows no infinity
+        steps = (np.float32(step), np.float32(min(reach, _NEVER)), contracted)
+        cpu_loops.march(*rays, cells, coarse, steps, places, offsets.numpy()[1:])
         torch.cumsum(offsets, 0, out=offsets)
         total = int(offsets[-1])
-        t_start, ray = torch.empty(total), torch.empty(total, dtype=torch.int64)
-        into = (offsets.numpy(), t_start.numpy(), ray.numpy())
-        cpu_loops.gather_steps(start.numpy(), length, places, *into)
-        return Samples(t_start, t_start + step, ray, offsets)
+        t_start, t_end = torch.empty(total), torch.empty(total)
+        ray = torch.empty(total, dtype=torch.int64)
+        into = (offsets.numpy(), t_start.numpy(), t_end.numpy(), ray.numpy())
+        cpu_loops.gather_steps(start.numpy(), steps, places, *into)
+        return Samples(t_start, t_end, ray, offsets, contracted)
 
     def _scratch(self, rays: int, steps: int) -> np.ndarray:
         """[rays, steps] kept between calls: new memory would cost more than marching does."""

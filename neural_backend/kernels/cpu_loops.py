@@ -13,6 +13,7 @@ import numba
 import numpy as np
 from numba import prange
 
+from ..dataset.transforms import INNER
 from . import cache
 from .cpu_vectors import interpolate_pair, spread_pair
 from .interface import POOL
@@ -30,7 +31,8 @@ with contextlib.suppress(OSError, RuntimeError):
     _keep_compiled()
 
 _u32, _u64, _f32 = np.uint32, np.uint64, np.float32
-_ONE = _f32(1.0)
+_HALF, _ONE, _TWO = _f32(0.5), _f32(1.0), _f32(2.0)
+_OF_INNER = _f32(2.0 / INNER)
 _BLOCK = 256  # samples: their features of one level and their coordinates fit the first cache
 _RAYS = 64
 _NUMBERS, _GROUP = 16384, 32  # table numbers a thread takes at a time, and looks at together
@@ -223,20 +225,38 @@ def _exit(position, inverse, cell):
     return (border - position) * inverse
 
 
+@_inlined
+def _distance(s, reach):
+    """The distance along its ray of a contracted one."""
+    return s if s <= reach else reach * reach / (_TWO * reach - s)
+
+
+@_inlined
+def contracting(x, y, z, edge):
+    """By what factor a point, seen from the middle of a unit box with that edge, comes nearer."""
+    norm = max(max(max(abs(x), abs(y)), abs(z)) * (_OF_INNER / edge), _ONE)
+    return (_TWO - _ONE / norm) / norm
+
+
 @compiled
-def march(origins, directions, start, far, occupied, coarse, step, places, counts):
+def march(origins, directions, start, far, occupied, coarse, steps, places, counts):
     """Find each ray's samples.
 
-    places [R, K] = which steps they are; counts [R] = how many.
+    places [R, K] = which steps they are; counts [R] = how many. ``steps`` is their length, the
+    distance beyond which it grows, and whether space is contracted; ``start`` and ``far`` [R] are
+    contracted distances then.
     """
+    step, reach, contracted = steps
     size, pooled = _u32(occupied.shape[0]), _u32(coarse.shape[0])
     cells, cells_above = occupied.ravel(), coarse.ravel()
     scale = _f32(size)
-    half = _f32(0.5) * step
+    half, middle = _HALF * step, _HALF * scale
     for block in prange((start.shape[0] + _RAYS - 1) // _RAYS):
         for r in range(block * _RAYS, min((block + 1) * _RAYS, start.shape[0])):
-            # in cells of the grid
-            ox, oy, oz = origins[r, 0] * scale, origins[r, 1] * scale, origins[r, 2] * scale
+            # in cells of the grid, from its middle
+            ox = origins[r, 0] * scale - middle
+            oy = origins[r, 1] * scale - middle
+            oz = origins[r, 2] * scale - middle
             dx, dy, dz = (
                 directions[r, 0] * scale,
                 directions[r, 1] * scale,
@@ -249,10 +269,13 @@ def march(origins, directions, start, far, occupied, coarse, step, places, count
             found = 0
             k = 0
             while True:
-                t = begin + _f32(k) * step
-                if not t < end:
+                s = begin + _f32(k) * step
+                if not s < end:
                     break
+                t = _distance(s, reach)
                 px, py, pz = ox + dx * t, oy + dy * t, oz + dz * t
+                nearer = contracting(px, py, pz, scale) if contracted else _ONE
+                px, py, pz = px * nearer + middle, py * nearer + middle, pz * nearer + middle
                 x, y, z = _cell(px, size), _cell(py, size), _cell(pz, size)
                 if cells[_u64((x * size + y) * size + z)]:
                     places[r, found] = k
@@ -260,22 +283,29 @@ def march(origins, directions, start, far, occupied, coarse, step, places, count
                     k += 1
                     continue
                 k += 1
+                # around the inner region rays are no straight lines in the box
+                if nearer < _ONE or s > reach:
+                    continue
                 above = ((x // _PER) * pooled + y // _PER) * pooled + z // _PER
                 if not cells_above[_u64(above)]:
                     leave = min(min(_exit(px, ix, x), _exit(py, iy, y)), _exit(pz, iz, z))
+                    leave = min(leave, reach - s)
                     # a step short of the border: what rounding does there is for the look-up
                     k = max(k, k + np.int64(leave / step) - 1)
             counts[r] = found
 
 
 @compiled
-def gather_steps(start, step, places, offsets, t_start, ray):
-    """t_start, ray [N] of the samples in ``places``; ``offsets`` [R + 1] tells where they go."""
+def gather_steps(start, steps, places, offsets, t_start, t_end, ray):
+    """t_start, t_end, ray [N] of the samples in ``places``; ``offsets`` [R + 1] tells where."""
+    step, reach, _ = steps
     for block in prange((start.shape[0] + _RAYS - 1) // _RAYS):
         for r in range(block * _RAYS, min((block + 1) * _RAYS, start.shape[0])):
             first = offsets[r]
             for i in range(offsets[r + 1] - first):
-                t_start[first + i] = start[r] + _f32(places[r, i]) * step
+                s = start[r] + _f32(places[r, i]) * step
+                t_start[first + i] = _distance(s, reach)
+                t_end[first + i] = _distance(s + step, reach)
                 ray[first + i] = r
 
 

@@ -211,7 +211,7 @@ class _Render(torch.autograd.Function):
         loops.render(
             parts,
             tuple(each.contiguous().numpy() for each in rays),
-            (samples.t_start.numpy(), samples.t_end.numpy(), offsets),
+            (samples.t_start.numpy(), samples.t_end.numpy(), offsets, samples.contracted),
             table.detach().numpy(),
             constants[:4],
             (*net, network.linear),

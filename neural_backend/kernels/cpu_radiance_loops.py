@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import prange
 
-from .cpu_loops import compiled, encode_rows, inner
+from .cpu_loops import compiled, contracting, encode_rows, inner
 from .cpu_vectors import PADDED, ROWS, copy_padded, multiply, multiply_rectified
 
 SLOTS, RUN = 16, 8
@@ -105,6 +105,15 @@ def density(x, table, grid, network, scratch, out):
 
 
 @inner
+def _contract(x, row):
+    """Put a point of field space into the unit box; see ``contraction``."""
+    middle = _f32(0.5)
+    nearer = contracting(x[row, 0] - middle, x[row, 1] - middle, x[row, 2] - middle, _ONE)
+    for axis in range(3):
+        x[row, axis] = (x[row, axis] - middle) * nearer + middle
+
+
+@inner
 def _emitted(x, linear):
     """A colour, and its derivative."""
     if linear:
@@ -134,7 +143,7 @@ def _render_part(
     Those are written from the place of the part's first sample on.
     """
     origins, directions, harmonics = rays
-    t_start, t_end, offsets = samples
+    t_start, t_end, offsets, contracted = samples
     layout, weights, density, linear = network
     kept_x, kept_features, kept_ray, kept_length, kept_weight, kept_light = kept
     features = layout[0]
@@ -165,6 +174,8 @@ def _render_part(
                 t = _f32(0.5) * (t_start[i] + t_end[i])
                 for axis in range(3):
                     x[rows, axis] = origins[r, axis] + directions[r, axis] * t
+                if contracted:
+                    _contract(x, rows)
                 rows += 1
         first_of[active] = rows
         encode_rows(0, rows, x, table, grid, scratch, features[INPUT], features[PIN])
@@ -230,7 +241,7 @@ def render(
     Args:
         parts: [P + 1] the first ray of each thread's part, and the end.
         rays: origins, directions [R, 3]; harmonics [R, H] of the directions.
-        samples: t_start, t_end [N]; offsets [R + 1].
+        samples: t_start, t_end [N]; offsets [R + 1]; whether space is contracted.
         grid: resolutions, factors, masks, offsets of the hash grid.
         network: layout, packed weights, number of the density's layers, whether colours are linear
             light.

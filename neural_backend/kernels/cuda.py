@@ -8,6 +8,7 @@ known of such devices.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -236,10 +237,11 @@ class CudaKernels(ReferenceKernels):
         occupied: Tensor,
         step: float,
         jitter: Tensor,
+        reach: float = math.inf,
     ) -> Samples:
         size, rays = occupied.shape[0], len(near)
-        if size % POOL or near.dtype != torch.float32:
-            return super().march(origins, directions, near, far, occupied, step, jitter)
+        if size % POOL or near.dtype != torch.float32 or math.isfinite(reach):
+            return super().march(origins, directions, near, far, occupied, step, jitter, reach)
         coarse = (size // POOL) ** 3
         words = torch.empty(coarse, dtype=torch.int64, device=near.device)
         cells = _readable(occupied)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from .contraction import contract
 
 # Teschner et al. 2003, as in Müller et al. 2022; the first is 1 so that neighbours along x stay
 # neighbours in memory
@@ -77,12 +80,14 @@ class Samples:
         t_start, t_end: [N] the part of its ray that a sample stands for.
         ray: [N] int64, index of its ray.
         offsets: [R + 1] int64; ray ``r`` has the samples ``offsets[r]`` to ``offsets[r + 1]``.
+        contracted: whether the unit box holds all of space (``contraction``).
     """
 
     t_start: Tensor
     t_end: Tensor
     ray: Tensor
     offsets: Tensor
+    contracted: bool = False
 
     @property
     def rays(self) -> int:
@@ -96,16 +101,21 @@ class Samples:
         index = keep.nonzero()[:, 0]
         before = torch.zeros(len(keep) + 1, dtype=torch.int64, device=keep.device)
         torch.cumsum(keep, 0, out=before[1:])
-        return Samples(
-            self.t_start[index], self.t_end[index], self.ray[index], before[self.offsets]
+        return dataclasses.replace(
+            self,
+            t_start=self.t_start[index],
+            t_end=self.t_end[index],
+            ray=self.ray[index],
+            offsets=before[self.offsets],
         )
 
     def positions(self, origins: Tensor, directions: Tensor) -> Tensor:
-        """[N, 3] the middles of the samples, for rays [R, 3]."""
+        """[N, 3] the middles of the samples in the unit box, for rays [R, 3]."""
         middle = (0.5 * (self.t_start + self.t_end))[:, None]
-        return torch.addcmul(
+        x = torch.addcmul(
             origins.index_select(0, self.ray), directions.index_select(0, self.ray), middle
         )
+        return contract(x) if self.contracted else x
 
 
 Layers = Sequence[tuple[Tensor, Tensor]]
@@ -213,18 +223,23 @@ class Kernels(Protocol):
         occupied: Tensor,
         step: float,
         jitter: Tensor,
+        reach: float = math.inf,
     ) -> Samples:
         """Sample rays in steps of equal length, where the grid is occupied.
 
         Sample ``k`` of a ray goes from ``near + (k + jitter) * step`` to one step further; it is
-        there if its middle is before ``far`` and in an occupied cell.
+        there if the middle between is before ``far`` and in an occupied cell.
+
+        With a finite ``reach`` the unit box holds all of space: points are contracted, and of the
+        distances above, ``near`` and ``far`` included, those beyond ``reach`` (``contraction``).
 
         Args:
             origins, directions: [R, 3] field space, directions of length 1.
-            near, far: [R] the part of each ray inside the unit box; none where ``far <= near``.
+            near, far: [R] the part of each ray to look at; none where ``far <= near``.
             occupied: [G, G, G] bool, indexed x, y, z, over the unit box.
             step: field units.
             jitter: [R] in [0, 1).
+            reach: field units.
         """
         ...
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor
 
+from .contraction import contract, contract_distance, expand_distance
 from .interface import OPAQUE, POOL, HashGrid, Radiance, Samples
 
 _FIRST_SAMPLES = 16
@@ -160,32 +161,40 @@ class ReferenceKernels:
         occupied: Tensor,
         step: float,
         jitter: Tensor,
+        reach: float = math.inf,
     ) -> Samples:
         size = occupied.shape[0]
+        contracted = math.isfinite(reach)
+        if contracted:
+            near, far = contract_distance(near, reach), contract_distance(far, reach)
         start = near + jitter * step
         longest = float((far - start).max()) if len(near) else 0.0
         # First whole blocks of steps against a coarse grid, then the steps of what is left. A
-        # coarse cell tells of its neighbours too, so a block may reach one cell to either side.
+        # coarse cell tells of its neighbours too, so a block may reach one cell to either side;
+        # where space is contracted a step's length in cells varies, so there each is a block.
         pool = POOL if size % POOL == 0 else 1
         coarse = _coarse(occupied, pool)
-        block = max(int(2.0 * pool / size / step), 1)
+        block = 1 if contracted else max(int(2.0 * pool / size / step), 1)
         blocks = max(math.ceil(longest / (block * step)), 0)
         middle = (torch.arange(blocks, device=near.device) + 0.5) * (block * step)
         distance = start[:, None] + middle
         ahead = distance - 0.5 * block * step < far[:, None]
-        near_by = ahead & _look_up(coarse, origins[:, None], directions[:, None], distance)
+        near_by = ahead & _look_up(coarse, origins[:, None], directions[:, None], distance, reach)
         ray, number = near_by.nonzero(as_tuple=True)
 
         steps = torch.arange(block, device=near.device)
-        t_start = start[ray, None] + (number[:, None] * block + steps) * step
-        distance = t_start + 0.5 * step
+        begin = start[ray, None] + (number[:, None] * block + steps) * step
+        distance = begin + 0.5 * step
         inside = distance < far[ray, None]
-        inside &= _look_up(occupied, origins[ray, None], directions[ray, None], distance)
-        t_start = t_start[inside]
+        inside &= _look_up(occupied, origins[ray, None], directions[ray, None], distance, reach)
+        t_start = begin[inside]
+        t_end = t_start + step
+        if contracted:
+            t_start, t_end = expand_distance(t_start, reach), expand_distance(t_end, reach)
         ray = ray[:, None].expand(-1, block)[inside]
         offsets = torch.zeros(len(near) + 1, dtype=torch.int64, device=near.device)
         torch.cumsum(torch.bincount(ray, minlength=len(near)), 0, out=offsets[1:])
-        return Samples(t_start, t_start + step, ray, offsets)
+        return Samples(t_start, t_end, ray, offsets, contracted)
 
     @torch.no_grad()
     def transmittance(self, density: Tensor, samples: Samples) -> Tensor:
@@ -269,13 +278,19 @@ def _coarse(occupied: Tensor, pool: int) -> Tensor:
     return coarse
 
 
-def _look_up(grid: Tensor, origins: Tensor, directions: Tensor, distance: Tensor) -> Tensor:
-    """[A, B] the grid's cells at distances [A, B] along rays [A, 1, 3]."""
+def _look_up(
+    grid: Tensor, origins: Tensor, directions: Tensor, distance: Tensor, reach: float
+) -> Tensor:
+    """[A, B] the grid's cells at distances [A, B], contracted ones, along rays [A, 1, 3]."""
     size = grid.shape[0]
     flat = None
-    for axis in range(3):
-        cell = torch.addcmul(origins[..., axis], directions[..., axis], distance)
-        cell = (cell * size).to(torch.int32).clamp_(0, size - 1)
+    if math.isfinite(reach):
+        distance = expand_distance(distance, reach)
+    axes = [torch.addcmul(origins[..., k], directions[..., k], distance) for k in range(3)]
+    if math.isfinite(reach):
+        axes = list(contract(torch.stack(axes, -1)).unbind(-1))
+    for x in axes:
+        cell = (x * size).to(torch.int32).clamp_(0, size - 1)
         flat = cell if flat is None else flat * size + cell
     assert flat is not None
     return grid.view(-1)[flat]

@@ -77,6 +77,12 @@ def results(kernels: Kernels) -> dict[str, Tensor]:
     samples = kernels.march(origins, directions, near, far, occupied, 0.05, random(_RAYS))
     found["march"] = torch.bincount(samples.ray, samples.t_start, minlength=_RAYS)
 
+    around = (torch.full_like(near, 0.05), torch.full_like(far, 9.0), occupied, 0.05, random(_RAYS))
+    samples = kernels.march(origins, directions, *around, reach=1.0)
+    found["march through contracted space"] = torch.bincount(
+        samples.ray, samples.t_start.clamp(max=2.0), minlength=_RAYS
+    )
+
     # of its own, as a middle on a cell's border may fall to either side
     every = torch.ones_like(occupied)
     samples = kernels.march(origins, directions, near, far, every, 0.05, random(_RAYS))

@@ -14,6 +14,9 @@ from ..kernels import Kernels, Samples
 from ..sampling.occupancy import OccupancyGrid
 from ..sampling.rays import Cameras, intersect_box
 
+NEAREST = 0.05
+"""What is nearer to a camera than this part of the grid's reach is not seen in contracted space: it
+would be one view's own, which no other view can correct."""
 _CHUNK = 8192  # rays
 
 
@@ -30,10 +33,16 @@ def march(
         jitter: [R] in [0, 1), part of a step by which each ray's samples are moved; the middle
             where None.
     """
-    near, far = intersect_box(origins, directions, grid.low, grid.high)
+    if grid.contracted:
+        near = torch.full_like(origins[:, 0], NEAREST * grid.reach)
+        # two steps short of infinity
+        far = torch.full_like(near, grid.reach**2 / (2.0 * grid.step))
+    else:
+        near, far = intersect_box(origins, directions, grid.low, grid.high)
     if jitter is None:
         jitter = torch.full_like(near, 0.5)
-    return kernels.march(origins, directions, near, far, grid.occupied, grid.step, jitter)
+    cells = grid.occupied
+    return kernels.march(origins, directions, near, far, cells, grid.step, jitter, grid.reach)
 
 
 @torch.no_grad()

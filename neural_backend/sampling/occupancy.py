@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..dataset.images import Images
+from ..dataset.transforms import INNER
+from ..kernels.contraction import expand
 from .rays import Cameras
 
 RESOLUTION = 128
@@ -31,17 +33,19 @@ class OccupancyGrid:
         possible: [G, G, G] bool: the cells that can hold anything at all (the visual hull). All
             others stay empty for good.
         step: length of a sample, field units.
+        reach: the distance beyond which samples are longer, field units. Where it is finite, the
+            unit box holds all of space (``kernels.contraction``).
 
     Attributes:
-        step: as given.
+        step, reach: as given.
         possible, occupied: [G, G, G] bool.
         density: [K] the highest seen lately in each of the possible cells; infinite where nobody
             has looked yet.
         low, high: [3] corners of the box around the occupied cells.
     """
 
-    def __init__(self, possible: Tensor, step: float):
-        self.step = step
+    def __init__(self, possible: Tensor, step: float, reach: float = math.inf):
+        self.step, self.reach = step, reach
         self._set(possible)
         self.density = torch.full_like(self._cells, math.inf, dtype=torch.float32)
         self._refresh()
@@ -51,6 +55,19 @@ class OccupancyGrid:
         self.possible = possible
         self._cells = possible.view(-1).nonzero()[:, 0]
         self._corners = coordinates(self._cells, self._size)
+
+    @property
+    def contracted(self) -> bool:
+        return math.isfinite(self.reach)
+
+    @property
+    def inner(self) -> Tensor:
+        """[G, G, G] bool: the occupied cells in the part of the box where space is as it is."""
+        if not self.contracted:
+            return self.occupied
+        margin = 0.5 - 0.5 * INNER
+        walls = torch.tensor([[margin] * 3, [1.0 - margin] * 3], device=self.occupied.device)
+        return self.occupied & box_cells(*walls, self._size, border=0)
 
     @property
     def _limit(self) -> float:
@@ -90,18 +107,23 @@ class OccupancyGrid:
         cell = torch.cat([self._kept[some(len(self._kept))], some(len(self._cells))])
         corner = self._corners[cell]
         inside = torch.rand(corner.shape, generator=generator, device=device)
+        x = (corner + inside) / self._size
         with torch.no_grad():
-            value = density((corner + inside) / self._size)
+            value = density(x)
+        if self.contracted:
+            # as dense as it is for samples that are as long as the others
+            distance = (expand(x) - 0.5).norm(dim=-1)
+            value = value * (distance / self.reach).square().clamp(min=1.0)
         before = self.density[cell]
         self.density[cell] = torch.where(before.isfinite(), before * DECAY, 0.0)
         self.density.scatter_reduce_(0, cell, value, "amax")
         self._refresh()
 
     def state(self) -> dict[str, Tensor]:
-        step = torch.tensor(self.step, dtype=torch.float64)
+        steps = torch.tensor([self.step, self.reach], dtype=torch.float64)
         density = torch.zeros_like(self.possible, dtype=torch.float32)
         density.view(-1)[self._cells] = self.density
-        return {"possible": self.possible, "density": density, "step": step}
+        return {"possible": self.possible, "density": density, "steps": steps}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take up ``state()``, which may have another resolution: devices differ in theirs.
@@ -114,7 +136,7 @@ class OccupancyGrid:
         shape = state["density"].shape
         if shape != state["possible"].shape or shape != shape[:1] * 3 or shape[0] == 0:
             raise ValueError("the occupancy grid is not a cube")
-        self.step = float(state["step"])
+        self.step, self.reach = state["steps"].tolist()
         self._set(state["possible"].to(device))
         self.density = state["density"].to(device).view(-1)[self._cells]
         self._refresh()
@@ -126,16 +148,32 @@ def full_grid(size: int, step: float, device: torch.device) -> OccupancyGrid:
     return OccupancyGrid(possible, step)
 
 
-def box_cells(low: Tensor, high: Tensor, size: int) -> Tensor:
-    """[size, size, size] bool: the cells that touch a box of the unit box, and their neighbours.
+def box_cells(low: Tensor, high: Tensor, size: int, border: int = 1) -> Tensor:
+    """[size, size, size] bool: the cells that share space with a box of the unit box.
 
     Args:
         low, high: [3] the box's corners.
+        border: as many layers of cells around those too.
     """
     cells = torch.arange(size, device=low.device)
-    first, last = torch.floor(low * size) - 1, torch.ceil(high * size)
+    first, last = torch.floor(low * size) - border, torch.ceil(high * size) + (border - 1)
     x, y, z = ((cells >= first[axis]) & (cells <= last[axis]) for axis in range(3))
     return x[:, None, None] & y[:, None] & z
+
+
+def framed_cells(images: Images, cameras: Cameras, size: int) -> Tensor:
+    """[size, size, size] bool: the cells of contracted space that some view may frame a part of."""
+    # seen coarsely, so that a cell's outline matters little
+    coarse = size // 4 if size % 4 == 0 else size
+    low = coordinates(torch.arange(coarse**3, device=cameras.origins.device), coarse)
+    corners = coordinates(torch.arange(8, device=low.device), 2)
+    centres = expand((low + 0.5) / coarse)
+    apart = expand((low[:, None] + corners) / coarse) - centres[:, None]
+    framed = _framed(images, cameras, centres.T.contiguous(), apart.norm(dim=-1).amax(1))
+    framed = framed.view(coarse, coarse, coarse)
+    for axis in range(3):
+        framed = framed.repeat_interleave(size // coarse, axis)
+    return framed
 
 
 def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
@@ -148,8 +186,10 @@ def visual_hull(images: Images, cameras: Cameras, size: int) -> Tensor:
     device = cameras.origins.device
     # what is empty as one large cell needs no look at its small ones
     coarse = size // 4 if size % 4 == 0 else size
+    left = torch.arange(coarse**3, device=device)
+    half_diagonal = torch.full((len(left),), 0.5 * math.sqrt(3.0) / coarse, device=device)
     with _one_thread():
-        left = _framed(images, cameras, torch.arange(coarse**3, device=device), coarse)
+        left = left[_framed(images, cameras, _centres(left, coarse), half_diagonal)]
         left = _carve(images, cameras, left, coarse)
         if coarse < size:
             left = _carve(images, cameras, _subdivide(left, coarse, size), size)
@@ -189,21 +229,20 @@ def _subdivide(cells: Tensor, size: int, finer: int) -> Tensor:
     return (parts[:, 0] * finer + parts[:, 1]) * finer + parts[:, 2]
 
 
-def _framed(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
-    """Those of a grid's cells [N] of which some view may have some part in its frame."""
-    half_diagonal = 0.5 * math.sqrt(3.0) / size
-    centres = _centres(cells, size)
-    framed = torch.zeros_like(cells, dtype=torch.bool)
+def _framed(images: Images, cameras: Cameras, centres: Tensor, radii: Tensor) -> Tensor:
+    """[N] whether some view may have some part of a ball in its frame; centres [3, N]."""
+    framed = torch.zeros_like(radii, dtype=torch.bool)
     for index, view in enumerate(images.views):
         others = (~framed).nonzero()[:, 0]
         if len(others) == 0:
             break
-        x, y, depth, footprint = project_cells(cameras, centres[:, others].T, index, half_diagonal)
+        radius = radii[others]
+        x, y, depth, footprint = project_cells(cameras, centres[:, others].T, index, radius)
         w, h = view.intrinsics.w, view.intrinsics.h
         inside = (x > -footprint) & (x < w + footprint) & (y > -footprint) & (y < h + footprint)
         # a cell that the camera stands in or beside may appear anywhere
-        framed[others] = (inside & (depth > 0.0)) | (depth.abs() <= half_diagonal)
-    return cells[framed]
+        framed[others] = (inside & (depth > 0.0)) | (depth.abs() <= radius)
+    return framed
 
 
 def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor:
@@ -231,14 +270,14 @@ def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor
 
 
 def project_cells(
-    cameras: Cameras, centres: Tensor, index: int, half_diagonal: float
+    cameras: Cameras, centres: Tensor, index: int, radius: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where cells appear in a view: x, y, how deep, and how far around in pixels; each [N]."""
+    """Where balls appear in a view: x, y, how deep, and how far around in pixels; each [N]."""
     x, y, depth = cameras.project(centres, index)
     focal = float(cameras.intrinsics[index, :2].max())
     # a pixel more, because its colour is gathered from around its centre
-    footprint = focal * half_diagonal / (depth - half_diagonal).clamp(min=1e-9) + 1.5
-    footprint[depth <= half_diagonal] = math.inf
+    footprint = focal * radius / (depth - radius).clamp(min=1e-9) + 1.5
+    footprint[depth <= radius] = math.inf
     return x, y, depth, footprint
 
 

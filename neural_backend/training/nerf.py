@@ -15,12 +15,19 @@ from .. import protocol
 from ..config import TrainingSettings
 from ..dataset.colour import over_white
 from ..dataset.images import Images, load_views, premultiplied
-from ..dataset.transforms import Dataset
+from ..dataset.transforms import INNER, Dataset
 from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, choose
 from ..rendering import volume
-from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, full_grid, visual_hull
+from ..sampling.occupancy import (
+    RESOLUTION,
+    OccupancyGrid,
+    box_cells,
+    framed_cells,
+    full_grid,
+    visual_hull,
+)
 from ..sampling.pixels import Pixels
 from ..sampling.rays import Cameras
 from . import memory, optimiser, scores
@@ -80,11 +87,14 @@ class NerfTask:
             )
         self._settings, self._emit = settings, emit
         self._device = device
-        self.field_from_world = dataset.field_from_world
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             reading = pool.submit(load_views, dataset, "train")
             self._kernels = choose(device)  # loading them takes as long as the images do
             self._images = reading.result()
+        # without alpha they may show what lies far around
+        self.field_from_world = (
+            dataset.field_from_surroundings if self._images.opaque else dataset.field_from_world
+        )
         self._cameras = Cameras(self._images.views, self.field_from_world, device)
         self.views = len(self._images.views)
         self._pixels = self._images.pixels.to(device)
@@ -97,7 +107,8 @@ class NerfTask:
             dataset.bounds @ self.field_from_world[:3, :3].T + self.field_from_world[:3, 3]
         ).float()  # mps has no doubles
         self.grid = self._first_grid()
-        self._drawn = Pixels(self._cameras, self.grid.possible)
+        possible = None if self.grid.contracted else self.grid.possible
+        self._drawn = Pixels(self._cameras, possible)
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._rate, self._batch = settings.learning_rate, settings.batch
         self._loss = relative_l2 if self._images.linear else torch.nn.functional.mse_loss
@@ -114,17 +125,16 @@ class NerfTask:
         self._average = optimiser.WeightAverage(self.field)
 
     def _first_grid(self) -> OccupancyGrid:
-        opaque = self._images.opaque
-        if opaque and self._device.type == "cpu":
+        step = step_length(self._cameras, self._settings)
+        if self._images.opaque:
             # without silhouettes there is much to look through, which must not take for ever
-            hull = visual_hull(self._images, self._cameras, RESOLUTION // 2)
-            return OccupancyGrid(hull, LONGEST_STEP)
+            size = RESOLUTION // 2 if self._device.type == "cpu" else RESOLUTION
+            framed = framed_cells(self._images, self._cameras, size)
+            return OccupancyGrid(framed, max(step, LONGEST_STEP / 2), reach(self._cameras))
         hull = visual_hull(self._images, self._cameras, RESOLUTION)
-        if not opaque:
-            # behind transparent pixels there is nothing; opaque ones may show what lies far away
-            within = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
-            hull = within if within.any() else hull
-        return OccupancyGrid(hull, step_length(self._cameras, self._settings))
+        # behind transparent pixels there is nothing; opaque ones may show what lies far away
+        within = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
+        return OccupancyGrid(within if within.any() else hull, step)
 
     def step(self, progress: float) -> Step:
         """One optimiser step; where memory is full, with half as many samples from then on."""
@@ -304,6 +314,12 @@ def step_length(cameras: Cameras, settings: TrainingSettings) -> float:
     if settings.encoding == "gaussian":
         length = max(length, 1.0 / (3.0 * settings.sigma * SAMPLES_A_PERIOD))
     return min(length, LONGEST_STEP)
+
+
+def reach(cameras: Cameras) -> float:
+    """How far most cameras see to the end of the inner region of contracted space, field units."""
+    distance = (cameras.origins - 0.5).norm(dim=-1)
+    return float(distance.median()) + 0.5 * math.sqrt(3.0) * INNER
 
 
 def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -> None:

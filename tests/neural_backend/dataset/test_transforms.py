@@ -143,6 +143,35 @@ def test_splits_leave_one_to_train_and_spread():
     assert np.diff(held).tolist() == [10] * 9
 
 
+def many(tmp_path, count, **more):
+    files = [f"{index}.png" for index in range(count)]
+    return folder_with(tmp_path, GOOD | {"frames": [frame(file) for file in files]} | more, files)
+
+
+def test_every_eighth_view_is_held_out_where_the_json_does_not_say(tmp_path):
+    views = transforms.read(many(tmp_path, 50)).views
+    held = [index for index, view in enumerate(views) if view.split == "test"]
+    assert len(held) == 7
+    assert set(np.diff(held)) <= {7, 8}
+    assert {view.split for view in views} == {"train", "test"}
+    assert held[0] > 0, "a camera at the end of a path would have neighbours on one side only"
+
+
+@pytest.mark.parametrize(
+    ("count", "more"), [(15, {}), (50, {"train_filenames": ["0.png"]}), (50, {"images": False})]
+)
+def test_no_view_is_held_out_of_few_or_where_the_json_says(tmp_path, count, more):
+    images = more.pop("images", True)
+    views = transforms.read(many(tmp_path, count, **more), images=images).views
+    assert [view.split for view in views] == ["train"] * count
+
+
+def test_no_view_is_held_out_of_a_training_split(tmp_path):
+    source = many(tmp_path, 50)
+    (source / "transforms.json").rename(source / "transforms_train.json")
+    assert {view.split for view in transforms.read(source).views} == {"train"}
+
+
 # --- dialects
 
 
@@ -171,6 +200,13 @@ def test_instant_ngp(tmp_path):
     )
     # its unit cube times four, at a scale of 0.33 around the origin
     np.testing.assert_allclose(found.bounds, [[-2 / 0.33] * 3, [2 / 0.33] * 3])
+    # more than the cube: there are surroundings, and what the cameras look at deserves the detail
+    np.testing.assert_allclose(found.focus, transforms.bounds_of_cameras(found.views))
+    middle = found.field_from_surroundings @ [*found.focus.mean(axis=0), 1.0]
+    np.testing.assert_allclose(middle[:3], 0.5, atol=1e-9)
+    edges = found.field_from_surroundings[0, 0] * np.ptp(found.focus, axis=0)
+    np.testing.assert_allclose(edges, transforms.FILL * transforms.INNER)
+    assert read(tmp_path, content | {"aabb_scale": 1}).focus is None
 
 
 def test_nerfstudio_has_intrinsics_a_frame_and_lists_of_splits(tmp_path):

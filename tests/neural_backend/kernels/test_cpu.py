@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -70,6 +72,43 @@ def test_march(share: float) -> None:
         if len(mine) == len(theirs):
             torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
     assert torch.equal(found.ray, torch.repeat_interleave(found.offsets.diff()))
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 1.0])
+def test_march_through_contracted_space(share: float) -> None:
+    """From cameras within and around the inner region, to far beyond it."""
+    origins, directions, near, far = rays(300)
+    origins[100:200] = 0.4 + 0.2 * random(100, 3, seed=7)
+    near, far = torch.full_like(near, 0.05), torch.full_like(far, 40.0)
+    occupied = random(32, 32, 32, seed=3) < share
+    arguments = (origins, directions, near, far, occupied, 0.01, random(300, seed=4), 0.9)
+    expected, found = reference.march(*arguments), cpu.march(*arguments)
+    differing = (expected.offsets.diff() != found.offsets.diff()).nonzero()[:, 0]
+    # a middle on a cell's border may fall to either side
+    assert len(differing) <= 6
+    assert expected.contracted
+    assert found.contracted
+    alike = [~torch.isin(each.ray, differing) for each in (found, expected)]
+    for name in ("t_start", "t_end", "ray"):
+        mine, theirs = (
+            getattr(each, name)[keep] for each, keep in zip((found, expected), alike, strict=True)
+        )
+        # the distances of the farthest samples are differences of what is nearly infinite
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
+    lengths = found.t_end - found.t_start
+    near_by = found.t_end < 0.9
+    torch.testing.assert_close(
+        lengths[near_by], torch.full_like(lengths[near_by], 0.01), rtol=1e-3, atol=1e-5
+    )
+    assert float(found.t_end.max()) > 10.0
+    assert float(lengths.max()) > 1.0
+    x = found.positions(origins, directions)
+    assert float(x.min()) > 0.0
+    assert float(x.max()) < 1.0
+    cell = (x * 32).long()
+    inside = occupied[cell[:, 0], cell[:, 1], cell[:, 2]]
+    # the middle of contracted distances is not quite that of the distances
+    assert float(inside.float().mean()) > 0.97
 
 
 def test_composite() -> None:
@@ -163,8 +202,11 @@ def test_multiply() -> None:
         assert (out == 0.0).any()
 
 
-@pytest.mark.parametrize(("features", "linear"), [(2, False), (3, False), (2, True)])
-def test_render(features: int, linear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("features", "linear", "reach"), [(2, False, math.inf), (3, False, math.inf), (2, True, 0.9)]
+)
+def test_render(features: int, linear: bool, reach: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the unit box; and in linear light, in contracted space."""
     monkeypatch.setattr(mlp, "multiplies_bfloat16", lambda device: False)
     settings = TrainingSettings(
         levels=4,
@@ -180,9 +222,12 @@ def test_render(features: int, linear: bool, monkeypatch: pytest.MonkeyPatch) ->
     torch.nn.init.uniform_(field.encoding.table, -3.0, 3.0, generator)
     torch.nn.init.constant_(field.trunk.biases[-1], 2.0)
     origins, directions, near, far = rays(900)
+    if math.isfinite(reach):
+        near, far = torch.full_like(near, 0.05), torch.full_like(far, 1.5)
     far[7] = near[7]
     occupied = random(32, 32, 32, seed=3) < 0.4
-    samples = cpu.march(origins, directions, near, far, occupied, 0.02, random(900, seed=4))
+    jitter = random(900, seed=4)
+    samples = cpu.march(origins, directions, near, far, occupied, 0.02, jitter, reach)
     found = []
     for kernels in (reference, cpu):
         field.zero_grad()

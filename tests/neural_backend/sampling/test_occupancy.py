@@ -73,6 +73,23 @@ def test_without_alpha_everything_framed_is_possible():
     assert visual_hull(opaque, Cameras(images.views, np.eye(4), CPU), 8).all()
 
 
+def test_of_contracted_space_what_is_framed_is_possible():
+    intrinsics = Intrinsics(100, 100, 100.0, 100.0, 50.0, 50.0)
+    views = (View("", looking(2, distance=0.4), intrinsics),)
+    white = Images(
+        views, torch.full((10_000, 4), 255, dtype=torch.uint8), torch.tensor([0, 10_000])
+    )
+    framed = occupancy.framed_cells(white, Cameras(views, np.eye(4), CPU), 128)
+    assert framed.shape == (128, 128, 128)
+    assert framed[64, 64, :90].all()  # ahead, to the end of the world
+    assert framed[64, 64, 125:].all()  # a cell of the last layer ends everywhere
+    assert not framed[64, 64, 112:120].any()  # behind the camera, which stands at 0.84
+    # the view widens by half as much to each side as it is deep
+    assert framed[85, 64, 40]
+    assert not framed[112, 64, 40]
+    assert 0.2 < float(framed.float().mean()) < 0.7
+
+
 def test_empty_images_do_not_empty_the_grid():
     images = ball_images()
     blank = Images(images.views, torch.zeros_like(images.pixels), images.offsets)
@@ -141,6 +158,26 @@ def test_state_round_trip():
     other.load_state(grid.state())
     assert torch.equal(other.occupied, grid.occupied)
     assert torch.equal(other.density, grid.density)
+
+
+def test_in_contracted_space_long_samples_need_little_density():
+    """The same density makes a far cell opaque and a near one not."""
+    possible = torch.zeros(32, 32, 32, dtype=torch.bool)
+    inner, outer = (15, 15, 15), (31, 16, 16)
+    possible[inner] = possible[outer] = True
+    # the outer cell begins at 8 half edges of the inner region from its middle: 4 times the reach
+    grid = OccupancyGrid(possible, STEP, reach=0.5)
+    dense = -np.log(1 - occupancy.OPACITY) / STEP
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        grid.update(lambda x: torch.full((len(x),), 0.1 * dense), 64, generator)
+    assert grid.contracted
+    assert grid.occupied[outer]
+    assert not grid.occupied[inner]
+    assert not grid.inner.any()
+    other = full_grid(4, 1.0, CPU)
+    other.load_state(grid.state())
+    assert (other.step, other.reach) == (STEP, 0.5)
 
 
 def test_cells_of_a_box():
