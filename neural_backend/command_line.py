@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from . import config, doctor, protocol
+from . import config, doctor, launcher, protocol
 from .protocol import BadInput
 
 _DESCRIPTION = "The backend of Neural Fields: trains fields, and turns them into meshes and images."
@@ -29,13 +29,19 @@ _Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 def run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit status."""
     command: Command | None = None
+    place = launcher.place()
     try:
         command = parse(arguments)
+        if place and not isinstance(command, Train):
+            command = None
+            raise BadInput("torchrun: only train works in several processes; start one process")
         return command.run()
-    except SystemExit:  # after --help
-        return protocol.EXIT_DONE
+    except SystemExit as end:  # after --help, or when another process of a training speaks
+        return int(end.code or protocol.EXIT_DONE)
     except BadInput as error:
-        _say(str(error))
+        # every process finds the same wrong with its arguments
+        if command or not place or place.rank == 0:
+            _say(str(error))
         return protocol.EXIT_BAD_INPUT
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] in doctor.NEEDED:

@@ -59,6 +59,7 @@ def examine() -> dict[str, Any]:
         import torch
 
         from . import devices, kernels
+        from .training import distributed
 
         device = devices.choose("auto")
         report |= {
@@ -67,6 +68,7 @@ def examine() -> dict[str, Any]:
             "kernels": kernels.choose(device).name,
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            "torchrun": distributed.backends() or "not with this torch",
         }
         slow = kernels.why_not_fast(device)
     # a torch for another system or driver fails in many ways

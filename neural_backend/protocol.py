@@ -81,12 +81,26 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[pathlib.Path], ob
     When it returns, the file is renamed into place; when it raises, nothing is left behind.
     """
     final = pathlib.Path(path)
-    beside = final.with_name(f".{final.stem}.{os.getpid()}.part{final.suffix}")
+    beside = final.with_name(_beside(final, str(os.getpid())))
     try:
         write(beside)
         rename(beside, final)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _beside(final: pathlib.Path, process: str) -> str:
+    return f".{final.stem}.{process}.part{final.suffix}"
+
+
+def clear_unfinished(path: pathlib.Path) -> None:
+    """Remove what processes that were killed while they wrote ``path`` have left beside it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for left in path.parent.glob(_beside(path, "*")):
+        left.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

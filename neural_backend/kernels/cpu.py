@@ -102,8 +102,11 @@ class CpuKernels(ReferenceKernels):
     def __init__(self, device: torch.device):
         super().__init__(device)
         self._places = np.empty(0, np.int32)
-        self._renderer = cpu_radiance.Renderer(torch.get_num_threads())
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = torch.get_num_threads()
+        self._renderer = cpu_radiance.Renderer(threads)
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        # starting its threads, numba gives torch, with which it may share OpenMP, as many
+        torch.set_num_threads(threads)
 
     def encode(
         self,

@@ -19,12 +19,13 @@ class Leash:
 
     Args:
         on_pull: called from another thread when it is pulled.
+        watch: whether standard input is this process's to read.
     """
 
-    def __init__(self, on_pull: Callable[[], None] | None = None) -> None:
+    def __init__(self, on_pull: Callable[[], None] | None = None, watch: bool = True) -> None:
         self._pulled = threading.Event()
         self._on_pull = on_pull
-        if _is_pipe():
+        if watch and _is_pipe():
             # a thread, because Windows cannot poll a pipe
             threading.Thread(target=self._watch, name="leash", daemon=True).start()
 

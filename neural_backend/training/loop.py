@@ -14,6 +14,7 @@ import torch
 from .. import protocol
 from ..config import TrainingSettings
 from . import checkpoint
+from .distributed import ALONE, Ranks, Word
 from .leash import Leash
 from .scores import Scores
 from .task import Task
@@ -23,6 +24,8 @@ CHECKPOINT_EVERY = 15.0
 PREVIEW_EVERY = 5.0
 CHORE_SHARE = 0.05
 """Validation, previews and checkpoints each take at most about this share of the time."""
+STEPS_ALONE = 0.5
+"""Part of the time in which limited steps alone say how much of the budget is spent."""
 
 _TYPICAL_CHORE = 0.25  # seconds
 _ROUNDS = 8
@@ -72,8 +75,10 @@ class Training:
         run: the run's folder, which exists.
         emit: gets each event.
         header: of the checkpoint that the run goes on from; its state is loaded by the caller.
+        ranks: that train together.
 
-    Training time is wall time without the chores, which only save and show.
+    Training time is wall time without the chores, which only save and show; the first rank does
+    them.
     """
 
     def __init__(
@@ -83,11 +88,14 @@ class Training:
         run: protocol.RunFolder,
         emit: Callable[[protocol.Event], None],
         header: checkpoint.Header | None = None,
+        ranks: Ranks = ALONE,
     ):
         self._task, self._settings, self._run, self._emit = task, settings, run, emit
+        self._ranks = ranks
         self._step = header.step if header else 0
         self._seconds = header.seconds if header else 0.0
         self._scores = Scores(header.psnr, header.ssim) if header else Scores()
+        self._time_spent = self._seconds / settings.max_seconds
         self._began = self._seconds
         self._loss: torch.Tensor | None = None
         self._samples = 0
@@ -102,15 +110,21 @@ class Training:
 
     @property
     def samples_per_second(self) -> float:
-        """Mean since this training began or went on."""
+        """Mean since this training began or went on, of all ranks together."""
         return self._samples / max(self._seconds - self._began, 1e-9)
 
     @property
     def spent(self) -> float:
-        """Part of the budget that is spent, in [0, 1]: of the time or of the steps."""
-        spent = self._seconds / self._settings.max_seconds
+        """Part of the budget that is spent, in [0, 1]: of the time or of the steps.
+
+        The learning rate follows it. Where the steps are limited they alone count at first: a run
+        that reaches their limit in half of its time is the same whenever it is repeated. Later
+        it is the larger part that counts, so that a run which time will end is brought to its end.
+        """
+        spent = self._time_spent
         if self._settings.max_steps:
-            spent = max(spent, self._step / self._settings.max_steps)
+            steps = self._step / self._settings.max_steps
+            spent = steps if spent < STEPS_ALONE else max(spent, steps)
         return min(spent, 1.0)
 
     @property
@@ -134,19 +148,28 @@ class Training:
             BadInput: the loss is no longer finite, or a file cannot be written.
         """
         started = time.perf_counter() - self._seconds
-        while self.spent < 1.0 and not leash.pulled:
+        while self._goes_on(leash.pulled):
             step = self._task.step(self.spent)
             self._loss = step.loss
-            self._samples += step.samples
+            # all ranks' batches have this one's size
+            self._samples += step.samples * self._ranks.size
             self._step += 1
             self._seconds = time.perf_counter() - started
-            started += sum(chore.if_due() for chore in (*self._chores, self._say))
-        self._show()
-        self._save()
-        self._progress(ended=True)
+            if self._ranks.first:
+                started += sum(chore.if_due() for chore in (*self._chores, self._say))
+        if self._ranks.first:
+            self._show()
+            self._save()
+            self._progress(ended=True)
         reason = "finished" if self.spent >= 1.0 else "cancelled"
         scores = dataclasses.asdict(self._scores)
         return protocol.Done(self._step, self._seconds, reason, **scores)
+
+    def _goes_on(self, cancelled: bool) -> bool:
+        own = Word(self._seconds / self._settings.max_seconds, cancelled)
+        word = self._ranks.agree(own)
+        self._time_spent = word.time_spent
+        return self.spent < 1.0 and not word.cancelled
 
     def _check_loss(self) -> float:
         loss = math.nan if self._loss is None else self._loss.item()

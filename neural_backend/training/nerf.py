@@ -31,8 +31,9 @@ from ..sampling.occupancy import (
 from ..sampling.pixels import Pixels
 from ..sampling.rays import Cameras
 from . import memory, optimiser, scores
+from .distributed import ALONE, Ranks
 from .scores import Scores
-from .task import Step, field_state, part, restore
+from .task import Step, field_state, part, reseed, restore
 
 LAST_RATE = 0.3
 """The learning rate at the end, as a fraction of the first."""
@@ -64,6 +65,7 @@ class NerfTask:
         dataset: whose training views are learned; the validation views (else the test views) are
             only looked at.
         emit: gets a warning where something is doubtful.
+        ranks: that train together.
 
     Raises:
         BadInput: there is no view to train on, or an image is at fault.
@@ -75,6 +77,7 @@ class NerfTask:
         dataset: Dataset,
         device: torch.device,
         emit: Callable[[protocol.Event], None],
+        ranks: Ranks = ALONE,
     ):
         if not dataset.split("train"):
             raise protocol.BadInput(f"{dataset.folder}: frames: none is for training; add views")
@@ -87,6 +90,7 @@ class NerfTask:
             )
         self._settings, self._emit = settings, emit
         self._device = device
+        self._ranks = ranks
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             reading = pool.submit(load_views, dataset, "train")
             self._kernels = choose(device)  # loading them takes as long as the images do
@@ -110,6 +114,7 @@ class NerfTask:
         possible = None if self.grid.contracted else self.grid.possible
         self._drawn = Pixels(self._cameras, possible)
         self._generator = torch.Generator(device).manual_seed(settings.seed)
+        self._grid_generator = torch.Generator(device)
         self._rate, self._batch = settings.learning_rate, settings.batch
         self._loss = relative_l2 if self._images.linear else torch.nn.functional.mse_loss
         self._rays = min(_FIRST_RAYS, self._batch)
@@ -156,8 +161,9 @@ class NerfTask:
     def _take_step(self, progress: float) -> Step:
         """One optimiser step on rays through random pixels of all training views."""
         if self._steps % GRID_EVERY == 0 and self._steps >= GRID_FROM:
-            self.grid.update(self.field.density, self._batch, self._generator)
-        self._steps += 1
+            # of its own, so that all ranks have the same grid
+            reseed(self._grid_generator, self._settings.seed, self._steps)
+            self.grid.update(self.field.density, self._batch, self._grid_generator)
         origins, directions, target, background = self._draw(self._rays)
         jitter = torch.rand(len(target), generator=self._generator, device=self._device)
         samples = volume.march(origins, directions, self.grid, self._kernels, jitter)
@@ -167,11 +173,14 @@ class NerfTask:
         loss = self._loss(colour, target)
         self._optimiser.zero_grad()
         loss.backward()
+        self._ranks.average(self.field)
         rate = self._rate * LAST_RATE**progress
         self._optimiser.step(rate)
         if self._table_optimiser is not None:
             self._table_optimiser.step(rate)
         self._average.update()
+        # not before the step is whole: one taken again counts once, on all ranks alike
+        self._steps += 1
         # as many rays next time as would have filled the batch, without sudden jumps
         fitting = self._batch / max(marched, 1) * self._rays
         self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
@@ -217,7 +226,8 @@ class NerfTask:
         if self._table_optimiser is not None:
             self._table_optimiser.load_state(state)
         self._steps, self._rays = state["training.counters"].tolist()
-        restore(self._generator, state["training.generator"], self._settings.seed, self._steps)
+        before = (state["training.generator"], self._settings.seed, self._steps)
+        restore(self._generator, *before, self._ranks.rank)
 
     def validate(self) -> Scores:
         """Over always the same pixels and small windows of a few held-out views."""

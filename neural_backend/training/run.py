@@ -23,7 +23,8 @@ from ..config import TrainingSettings
 from ..dataset import images, transforms
 from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
-from . import checkpoint, memory, nerf
+from . import checkpoint, distributed, memory, nerf
+from .distributed import Ranks
 from .fitting import FITTED, fit
 from .leash import Leash
 from .loop import Training
@@ -82,18 +83,28 @@ def _locked(run: RunFolder) -> Iterator[None]:
                     f"{run.path}: run: another training writes into it; wait for its end or "
                     "choose another folder"
                 ) from None
+        with contextlib.suppress(OSError):
+            for path in (run.config, run.checkpoint, run.preview, run.metrics):
+                protocol.clear_unfinished(path)
         yield
 
 
 class _Journal:
-    """Takes a run's events; those that come before the run's file is ready wait for it."""
+    """Takes a run's events; those that come before the run's file is ready wait for it.
 
-    def __init__(self, run: RunFolder, show: Callable[[Event], None]):
+    Args:
+        keep: whether they are written and shown at all.
+    """
+
+    def __init__(self, run: RunFolder, show: Callable[[Event], None], keep: bool):
         self._write = protocol.EventWriter(run.events)
         self._show = show
+        self._keep = keep
         self._waiting: list[Event] | None = []
 
     def __call__(self, event: Event) -> None:
+        if not self._keep:
+            return
         self._show(event)
         if self._waiting is not None:
             self._waiting.append(event)
@@ -131,7 +142,8 @@ def train(
 ) -> dict[str, Any]:
     """Train a field into a run folder; returns what ``metrics.json`` then holds.
 
-    A finished run in the folder is kept: its files move to ``<folder>.1``, ``.2``, ...
+    A finished run in the folder is kept: its files move to ``<folder>.1``, ``.2``, ... Processes
+    that a launcher started together train one field; the first of them has the folder.
 
     Args:
         source: a dataset's folder or json (nerf), a mesh file (sdf).
@@ -141,17 +153,18 @@ def train(
 
     Raises:
         BadInput: in one line, also in the run's events.
+        SystemExit: another of several processes says what has failed.
     """
     problem = config.check(settings)
     if problem:
         raise BadInput(problem)
     run = RunFolder(os.path.abspath(run_path))
-    with _locked(run):
-        journal = _Journal(run, show)
+    with distributed.joined() as ranks, _locked(run) if ranks.first else contextlib.nullcontext():
+        journal = _Journal(run, show, ranks.first)
         try:
             with told_if_out_of_memory():
                 path = pathlib.Path(os.path.abspath(source))
-                return _train(path, run, settings, resume, init, journal)
+                return _train(path, run, settings, resume, init, journal, ranks)
         except BadInput as error:
             journal.fail(str(error))
             raise
@@ -187,49 +200,35 @@ def _train(
     resume: bool,
     init: str | os.PathLike[str] | None,
     emit: _Journal,
+    ranks: Ranks,
 ) -> dict[str, Any]:
-    leash = Leash()
-    device = devices.choose(settings.device)
+    leash = Leash(watch=ranks.first)
+    device = ranks.device(settings.device)
     header: checkpoint.Header | None = None
     state: _State = {}
-    if resume:
+    if ranks.first and resume:
         settings, state, header = _to_resume(run, settings, device, emit)
-    elif init is not None:
+    elif ranks.first and init is not None:
         settings, state, _ = _to_start_from(RunFolder(init), settings)
+    # the first rank knows what is in the run's folder
+    settings = TrainingSettings(**ranks.share(dataclasses.asdict(settings)))
+    known = ranks.share(header and dataclasses.asdict(header))
+    header = known and checkpoint.Header(**known)
     fitted = fit(settings, device)
     torch.manual_seed(settings.seed)
-    task = _task(fitted, source, device, emit)
+    task = _task(fitted, source, device, emit, ranks)
     if slow := kernels.why_not_fast(device):
         emit(protocol.Warning(slow))
-    try:
-        if header is not None:
-            task.load_state(state)
-        elif state:
-            task.field.load_state_dict(field_state(state))
-    except (KeyError, ValueError, RuntimeError) as error:
-        which = run.checkpoint if header is not None else RunFolder(init or "").checkpoint
-        raise BadInput(
-            f"{which}: does not fit its config.json ({first_line(error)}); train again"
-        ) from None
-    try:
-        if header is None:
-            _set_aside(run)
-        elif not np.allclose(task.field_from_world, read_config(run).field_from_world):
-            raise BadInput(
-                f"{source}: its bounds are not those that {run.path} was trained on; train "
-                "without --resume"
-            )
+    if ranks.first:
+        _take_up(task, state, header, run, init)
         # the weights fit only the field as it is; what is left open otherwise may fit anew when
         # the run goes on with another device or more time
         model = {name: getattr(fitted, name) for name in MODEL}
         kept = dataclasses.replace(settings, **model)
-        write_config(run, RunConfig(source, kept, task.field_from_world))
-        emit.ready()
-    except OSError as error:
-        reason = error.strerror or error
-        raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
+        _prepare_folder(run, RunConfig(source, kept, task.field_from_world), header, emit)
+    ranks.align(task)
     parameters = sum(parameter.numel() for parameter in task.field.parameters())
-    training = Training(task, fitted, run, emit, header)
+    training = Training(task, fitted, run, emit, header, ranks)
     emit(
         protocol.Started(
             settings.field,
@@ -251,12 +250,61 @@ def _train(
         "samples_per_second": training.samples_per_second,
         "parameters": parameters,
     }
-    protocol.write_json(run.metrics, metrics)
+    if ranks.first:
+        protocol.write_json(run.metrics, metrics)
     emit(done)
+    ranks.leave()
     if interrupts:
         # all is saved, but what the person's shell has planned to do next must not go on
         raise KeyboardInterrupt
     return metrics
+
+
+def _take_up(
+    task: Task,
+    state: _State,
+    header: checkpoint.Header | None,
+    run: RunFolder,
+    init: str | os.PathLike[str] | None,
+) -> None:
+    """Give the task what it goes on from, or the weights that it starts from.
+
+    Raises:
+        BadInput: the checkpoint is of another field.
+    """
+    try:
+        if header is not None:
+            task.load_state(state)
+        elif state:
+            task.field.load_state_dict(field_state(state))
+    except (KeyError, ValueError, RuntimeError) as error:
+        which = run.checkpoint if header is not None else RunFolder(init or "").checkpoint
+        raise BadInput(
+            f"{which}: does not fit its config.json ({first_line(error)}); train again"
+        ) from None
+
+
+def _prepare_folder(
+    run: RunFolder, content: RunConfig, header: checkpoint.Header | None, emit: _Journal
+) -> None:
+    """Make the folder that of the run which begins, or goes on.
+
+    Raises:
+        BadInput: it cannot be written, or was trained on something else.
+    """
+    try:
+        if header is None:
+            _set_aside(run)
+        elif not np.allclose(content.field_from_world, read_config(run).field_from_world):
+            raise BadInput(
+                f"{content.source}: its bounds are not those that {run.path} was trained on; "
+                "train without --resume"
+            )
+        write_config(run, content)
+        emit.ready()
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
 
 
 def _task(
@@ -264,13 +312,14 @@ def _task(
     source: pathlib.Path,
     device: torch.device,
     emit: Callable[[Event], None],
+    ranks: Ranks,
 ) -> Task:
     if settings.field == "sdf":
         from . import sdf  # here, because its libraries for meshes are slow to load
 
-        return sdf.SdfTask(settings, source, device, emit)
+        return sdf.SdfTask(settings, source, device, emit, ranks)
     dataset = transforms.read(source, images.image_size)
-    return nerf.NerfTask(settings, dataset, device, emit)
+    return nerf.NerfTask(settings, dataset, device, emit, ranks)
 
 
 def _to_resume(

@@ -18,6 +18,7 @@ from ..protocol import Event, Warning
 from ..rendering import sphere_tracing
 from ..sampling.surface import MeshDistance, SurfaceSampler, logistic
 from . import optimiser
+from .distributed import ALONE, Ranks
 from .scores import Scores
 from .task import Step, field_state, restore
 
@@ -76,6 +77,7 @@ class SdfTask:
         source: the mesh file.
         device: where the field trains.
         emit: gets warnings about the mesh.
+        ranks: that train together.
     """
 
     views = 0
@@ -86,6 +88,7 @@ class SdfTask:
         source: pathlib.Path,
         device: torch.device,
         emit: Callable[[Event], None],
+        ranks: Ranks = ALONE,
     ):
         reference = Reference(source)
         for message in reference.warnings:
@@ -94,6 +97,7 @@ class SdfTask:
         self._distance = reference.distance
         self._settings = settings
         self._device = device
+        self._ranks = ranks
         self.field = SignedDistanceField(settings, kernels.choose(device)).to(device)
         self._sampler = SurfaceSampler(reference.vertices, reference.faces, device)
         self._generator = torch.Generator(device).manual_seed(settings.seed)
@@ -138,6 +142,7 @@ class SdfTask:
         loss = ((self.field(points) - wanted).abs() / (wanted.abs() + 0.01)).mean()
         self._optimiser.zero_grad()
         loss.backward()
+        self._ranks.average(self.field)
         self._optimiser.step(self._rate * _DECAY**progress)
         return Step(loss.detach(), len(points))
 
@@ -161,8 +166,9 @@ class SdfTask:
         self._pool_distance = distance.to(self._device, torch.float32, copy=True)
         self._steps = int(state["training.steps"])
         seed = self._settings.seed
-        restore(self._generator, state["training.generator"], seed, self._steps)
-        restore(self._host_generator, state["training.host_generator"], seed, self._steps)
+        before = (seed, self._steps, self._ranks.rank)
+        restore(self._generator, state["training.generator"], *before)
+        restore(self._host_generator, state["training.host_generator"], *before)
 
     def validate(self) -> Scores:
         return Scores()

@@ -39,14 +39,23 @@ def field_state(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def restore(generator: torch.Generator, state: torch.Tensor, seed: int, steps: int) -> None:
-    """Set a generator to a saved state; one of another kind of device is seeded anew."""
+def reseed(generator: torch.Generator, seed: int, steps: int, rank: int = 0) -> None:
+    """Seed a generator with what no other step, nor any other rank, seeds one with."""
+    generator.manual_seed((seed + rank + 0x9E3779B97F4A7C15 * (steps + 1)) % 2**63)
+
+
+def restore(
+    generator: torch.Generator, state: torch.Tensor, seed: int, steps: int, rank: int
+) -> None:
+    """Set a generator to the state that rank 0 has saved.
+
+    Another rank's, and one of another kind of device, is seeded anew.
+    """
     own = generator.get_state()
-    if state.dtype == own.dtype and state.shape == own.shape:
+    if rank == 0 and state.dtype == own.dtype and state.shape == own.shape:
         generator.set_state(state)
     else:
-        # other numbers than any step before has had
-        generator.manual_seed((seed + 0x9E3779B97F4A7C15 * (steps + 1)) % 2**63)
+        reseed(generator, seed, steps, rank)
 
 
 class Task(Protocol):

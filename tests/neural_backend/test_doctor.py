@@ -18,6 +18,7 @@ def test_this_python_can_train(capsys):
     assert report["ok"] is True
     assert report["device"] in ("cpu", "cuda", "mps")
     assert report["kernels"]
+    assert "gloo" in report["torchrun"]
     assert set(report["packages"]) == set((doctor.NEEDED | doctor.WANTED).values())
     assert "warning" not in report
     assert doctor.run(as_json=False) == 0

@@ -71,3 +71,17 @@ def test_compiled_loops_are_kept_in_the_users_cache(tmp_path: pathlib.Path) -> N
             check=True,
         )
         assert pathlib.PurePath(done.stdout.strip()).name == kept
+
+
+def test_torch_keeps_its_threads() -> None:
+    """Numba, which may share OpenMP with it, has as many as the processor has cores."""
+    code = "import torch\nfrom neural_backend import kernels\nkernels.choose(torch.device('cpu'))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}print(torch.get_num_threads())"],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"

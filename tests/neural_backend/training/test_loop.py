@@ -158,6 +158,40 @@ def test_before_the_first_step_the_time_left_is_the_budget_s_and_some_chores(run
     assert 20.0 < left < 23.0
 
 
+def paced(monkeypatch, task, of, max_seconds, pace):
+    """What a task that takes ``pace(step)`` seconds a step is told of its progress."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    step = task.step
+
+    def timed(progress):
+        now[0] += pace(len(task.progress))
+        return step(progress)
+
+    task.step = timed
+    return TrainingSettings(max_steps=of, max_seconds=max_seconds)
+
+
+def test_limited_steps_alone_tell_the_progress_while_there_is_time(run, monkeypatch):
+    """However uneven they are: the same steps then have the same learning rates."""
+    told = []
+    for pace in (lambda step: 0.1, lambda step: 2.0 if step < 4 else 0.01):
+        task = Counting()
+        settings = paced(monkeypatch, task, 10, 20.0, pace)
+        assert train(run, task, settings)[0].step == 10
+        told.append(task.progress)
+    assert told[0] == told[1] == pytest.approx([step / 10 for step in range(10)])
+
+
+def test_steps_that_time_will_not_allow_are_brought_to_their_end_by_time(run, monkeypatch):
+    task = Counting()
+    settings = paced(monkeypatch, task, 1000, 20.0, lambda step: 1.0)
+    done, _ = train(run, task, settings)
+    assert (done.step, done.reason) == (20, "finished")
+    expected = [step / (1000 if step < 10 else 20) for step in range(20)]
+    assert task.progress == pytest.approx(expected)
+
+
 def test_the_leash_ends_it_unfinished(run):
     task = Counting()
     done, _ = train(run, task, TrainingSettings(max_seconds=100.0), pulled_after=3)
