@@ -70,7 +70,7 @@ class Ours:
         from neural_backend.training.nerf import NerfTask
 
         settings = TrainingSettings(encoding=encoding, max_seconds=seconds, seed=_SEED)
-        self._settings = fit(settings, device)
+        self._settings = fit(settings, device, dataset.pixels)
         self._device = device
         self._task = NerfTask(self._settings, dataset, device, lambda event: None)
 

@@ -141,6 +141,11 @@ class Dataset:
         """[4, 4] for a field that also holds what lies around, see ``INNER``."""
         return field_from_bounds(self.bounds if self.focus is None else self.focus, INNER)
 
+    @property
+    def pixels(self) -> int:
+        """Along the longer side of the largest view."""
+        return max(max(view.intrinsics.w, view.intrinsics.h) for view in self.views)
+
     def split(self, name: Split) -> tuple[View, ...]:
         return tuple(view for view in self.views if view.split == name)
 

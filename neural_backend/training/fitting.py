@@ -47,6 +47,9 @@ class _Fourier(NamedTuple):
 # Tancik et al. 2020, but for the latter's on CPUs, where a smaller network sees more of the views
 # in the same time, and its rate for sdf.
 _ALWAYS = math.inf
+# What views show in more pixels needs finer cells: a row's finest level is for so many pixels.
+_PIXELS = 400
+_COARSEST_FINEST, _FINEST = 512, 2048
 _HASH: dict[tuple[str, FieldKind], tuple[tuple[float, _Hash], ...]] = {
     ("cpu", "nerf"): (
         (45.0, _Hash(12, 16, 1024, 2**16, 1, 64, 2e-2)),
@@ -84,10 +87,13 @@ _FREQUENCIES: dict[str, dict[tuple[str, FieldKind], dict[str, float]]] = {
 }
 
 
-def fit(settings: TrainingSettings, device: torch.device) -> TrainingSettings:
-    """The settings with what suits the device and the time wherever they say 0.
+def fit(settings: TrainingSettings, device: torch.device, pixels: int = 0) -> TrainingSettings:
+    """The settings with what suits the device, the time and the views wherever they say 0.
 
     What is given stays; what the encoding does not use stays too.
+
+    Args:
+        pixels: along the longer side of the views; 0 where there are none.
     """
     seconds = settings.max_seconds or PRESET_SECONDS[device.type][settings.preset]
     kind = "cpu" if device.type == "cpu" else "gpu"
@@ -95,5 +101,8 @@ def fit(settings: TrainingSettings, device: torch.device) -> TrainingSettings:
     rows = _HASH if settings.encoding == "hash" else _FOURIER
     fitting |= next(row for most, row in rows[kind, settings.field] if seconds <= most)._asdict()
     fitting |= _FREQUENCIES.get(settings.encoding, {}).get((kind, settings.field), {})
+    if pixels and "finest" in fitting:
+        finest = round(fitting["finest"] * pixels / _PIXELS)
+        fitting["finest"] = min(max(finest, _COARSEST_FINEST), _FINEST)
     wanted = {name: value for name, value in fitting.items() if not getattr(settings, name)}
     return dataclasses.replace(settings, **wanted)

@@ -21,6 +21,7 @@ import torch
 from .. import config, devices, kernels, protocol
 from ..config import TrainingSettings
 from ..dataset import images, transforms
+from ..dataset.transforms import Dataset
 from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
 from . import checkpoint, distributed, memory, nerf
@@ -214,9 +215,10 @@ def _train(
     settings = TrainingSettings(**ranks.share(dataclasses.asdict(settings)))
     known = ranks.share(header and dataclasses.asdict(header))
     header = known and checkpoint.Header(**known)
-    fitted = fit(settings, device)
+    dataset = None if settings.field == "sdf" else transforms.read(source, images.image_size)
+    fitted = fit(settings, device, dataset.pixels if dataset else 0)
     torch.manual_seed(settings.seed)
-    task = _task(fitted, source, device, emit, ranks)
+    task = _task(fitted, dataset or source, device, emit, ranks)
     if slow := kernels.why_not_fast(device):
         emit(protocol.Warning(slow))
     if ranks.first:
@@ -309,17 +311,16 @@ def _prepare_folder(
 
 def _task(
     settings: TrainingSettings,
-    source: pathlib.Path,
+    source: pathlib.Path | Dataset,
     device: torch.device,
     emit: Callable[[Event], None],
     ranks: Ranks,
 ) -> Task:
-    if settings.field == "sdf":
-        from . import sdf  # here, because its libraries for meshes are slow to load
+    if isinstance(source, Dataset):
+        return nerf.NerfTask(settings, source, device, emit, ranks)
+    from . import sdf  # here, because its libraries for meshes are slow to load
 
-        return sdf.SdfTask(settings, source, device, emit, ranks)
-    dataset = transforms.read(source, images.image_size)
-    return nerf.NerfTask(settings, dataset, device, emit, ranks)
+    return sdf.SdfTask(settings, source, device, emit, ranks)
 
 
 def _to_resume(

@@ -78,3 +78,9 @@ def test_the_time_counts_not_the_preset_s_name():
     preview = fit(TrainingSettings(preset="preview"), CPU)
     assert dataclasses.replace(short, preset="preview") == preview
     assert [PRESET_SECONDS["cpu"][name] for name in ("preview", "standard")] == [30.0, 120.0]
+
+
+def test_larger_views_have_finer_cells() -> None:
+    finest = [fit(TrainingSettings(), CPU, pixels).finest for pixels in (0, 100, 400, 800, 8000)]
+    assert finest == [1024, 512, 1024, 2048, 2048]
+    assert fit(TrainingSettings(finest=300), CPU, 800).finest == 300
