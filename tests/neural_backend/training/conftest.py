@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 import imageio.v3
 import numpy as np
 import pytest
+import torch
 import trimesh
 
+from neural_backend import kernels
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 
@@ -73,6 +75,8 @@ Start = Callable[..., subprocess.Popen]
 @pytest.fixture
 def start() -> Iterator[Start]:
     """Starts Python with some arguments, on one core; what is left of it ends with the test."""
+    # here, so that none of them does: what a process has compiled itself rounds differently
+    kernels.choose(torch.device("cpu"))
     started = []
 
     def begin(
