@@ -1,4 +1,4 @@
-"""OpenEXR images as Blender writes them: scan lines, without loss. Numpy only."""
+"""OpenEXR images as Blender writes them: scan lines, without loss; read and written. Numpy only."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import dataclasses
 import pathlib
 import struct
 import zlib
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+T = TypeVar("T")
 
 _MAGIC = 20_000_630
 _TILED, _DEEP, _MULTIPART = 0x200, 0x800, 0x1000
 _TYPES = (np.dtype("<u4"), np.dtype("<f2"), np.dtype("<f4"))
 _LINES = {0: 1, 2: 1, 3: 16}
 """Scan lines a chunk, by compression: none, zip of one line, zip of sixteen."""
+_ZIP = 3
 _LARGEST = 2**30  # pixels
 
 
@@ -27,16 +32,58 @@ def read(path: pathlib.Path) -> npt.NDArray[np.floating]:
         ValueError: damaged, or of a kind that this does not read; one line.
         OSError: cannot be read.
     """
-    data = path.read_bytes()
-    try:
-        return _decode(data)
-    except (struct.error, IndexError, KeyError, zlib.error) as error:
-        raise ValueError(f"damaged: {error}") from None
+    return _checked(_decode, path.read_bytes())
+
+
+def read_channels(path: pathlib.Path) -> dict[str, npt.NDArray]:
+    """[H, W] every channel by its full name, ``layer.pass.X`` for instance; raises as ``read``."""
+    rows = _checked(_rows, path.read_bytes())
+    return {name: rows[name] for name in rows.dtype.names or ()}
+
+
+def write(path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]]) -> None:
+    """Write channels [H, W] with ZIP compression: float16 as such, all others as float32.
+
+    Raises:
+        OSError: cannot be written.
+    """
+    names = sorted(channels)
+    height, width = channels[names[0]].shape
+    kinds = [1 if channels[name].dtype == np.float16 else 2 for name in names]
+    row = np.dtype([(n, _TYPES[k], (width,)) for n, k in zip(names, kinds, strict=True)])
+    rows = np.empty(height, row)
+    for name in names:
+        rows[name] = channels[name]
+    listed = b"".join(
+        _name(name) + struct.pack("<4i", kind, 0, 1, 1)
+        for name, kind in zip(names, kinds, strict=True)
+    )
+    box = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    attributes = (
+        ("channels", "chlist", listed + b"\0"),
+        ("compression", "compression", bytes([_ZIP])),
+        ("dataWindow", "box2i", box),
+        ("displayWindow", "box2i", box),
+        ("lineOrder", "lineOrder", b"\0"),
+        ("pixelAspectRatio", "float", struct.pack("<f", 1.0)),
+        ("screenWindowCenter", "v2f", struct.pack("<2f", 0.0, 0.0)),
+        ("screenWindowWidth", "float", struct.pack("<f", 1.0)),
+    )
+    header = struct.pack("<ii", _MAGIC, 2)
+    for name, kind, value in attributes:
+        header += _name(name) + _name(kind) + struct.pack("<i", len(value)) + value
+    header += b"\0"
+    chunks = []
+    for first in range(0, height, _LINES[_ZIP]):
+        packed = _zip(rows[first : first + _LINES[_ZIP]].tobytes())
+        chunks.append(struct.pack("<ii", first, len(packed)) + packed)
+    starts = np.cumsum([len(header) + 8 * len(chunks), *map(len, chunks)])[:-1]
+    path.write_bytes(header + starts.astype("<u8").tobytes() + b"".join(chunks))
 
 
 def size(path: pathlib.Path) -> tuple[int, int]:
     """An image's width and height, pixels; raises what ``read`` raises."""
-    layout = _checked_layout(path.read_bytes())
+    layout = _checked(_layout, path.read_bytes())
     return layout.width, layout.height
 
 
@@ -44,7 +91,7 @@ def is_whole(path: pathlib.Path) -> bool:
     """Whether an image can be read and has all its scan lines."""
     try:
         data = path.read_bytes()
-        layout = _checked_layout(data)
+        layout = _checked(_layout, data)
         ends = [at + 8 + struct.unpack_from("<i", data, at + 4)[0] for at in layout.offsets]
     except (OSError, ValueError, struct.error):
         return False
@@ -70,11 +117,11 @@ class _Layout:
     offsets: tuple[int, ...]
 
 
-def _checked_layout(data: bytes) -> _Layout:
-    """Raises ValueError where it is damaged, or of a kind that this does not read; one line."""
+def _checked(decode: Callable[[bytes], T], data: bytes) -> T:
+    """What ``decode`` makes of it; ValueError where it is damaged or of another kind; one line."""
     try:
-        return _layout(data)
-    except (struct.error, IndexError, KeyError) as error:
+        return decode(data)
+    except (struct.error, IndexError, KeyError, zlib.error) as error:
         raise ValueError(f"damaged: {error}") from None
 
 
@@ -99,7 +146,8 @@ def _layout(data: bytes) -> _Layout:
     return _Layout(row, width, height, top, compression != 0, lines, offsets)
 
 
-def _decode(data: bytes) -> npt.NDArray[np.floating]:
+def _rows(data: bytes) -> npt.NDArray:
+    """[H] the scan lines, a structure of channels each."""
     layout = _layout(data)
     row = layout.row
     rows = np.zeros(layout.height, row)
@@ -113,7 +161,12 @@ def _decode(data: bytes) -> npt.NDArray[np.floating]:
         if first < 0 or len(raw) != whole:
             raise ValueError("damaged: a chunk of a wrong size")
         rows[first : first + count] = np.frombuffer(raw, row)
-    names = list(row.names or ())
+    return rows
+
+
+def _decode(data: bytes) -> npt.NDArray[np.floating]:
+    rows = _rows(data)
+    names = list(rows.dtype.names or ())
     reds = [name for name in names if name == "R" or name.endswith(".R")]
     if reds:
         layer = min(reds, key=len).removesuffix("R")
@@ -122,7 +175,7 @@ def _decode(data: bytes) -> npt.NDArray[np.floating]:
             raise ValueError("has R but not G and B")
     elif len(names) != 1:
         raise ValueError("has no channels R, G, B")
-    halves = all(row[name].base == _TYPES[1] for name in names)
+    halves = all(rows.dtype[name].base == _TYPES[1] for name in names)
     return np.stack([rows[name] for name in names], -1, dtype="f2" if halves else "f4")
 
 
@@ -166,3 +219,17 @@ def _unzip(packed: bytes) -> bytes:
     raw = np.empty_like(halves)
     raw[0::2], raw[1::2] = halves[:middle], halves[middle:]
     return raw.tobytes()
+
+
+def _zip(raw: bytes) -> bytes:
+    """Undone by ``_unzip``; as it is where that is no longer."""
+    flat = np.frombuffer(raw, np.uint8)
+    halves = np.concatenate([flat[0::2], flat[1::2]])
+    delta = halves.copy()
+    delta[1:] = halves[1:] - halves[:-1] + np.uint8(128)
+    packed = zlib.compress(delta.tobytes())
+    return packed if len(packed) < len(raw) else raw
+
+
+def _name(text: str) -> bytes:
+    return text.encode("latin-1") + b"\0"

@@ -88,7 +88,7 @@ def image_size(path: pathlib.Path) -> tuple[int, int]:
         with PIL.Image.open(path) as image:
             return image.size
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
 
 
 def read_image(path: pathlib.Path) -> npt.NDArray:
@@ -111,7 +111,7 @@ def read_image(path: pathlib.Path) -> npt.NDArray:
             pixels = imageio.v3.imread(path, plugin="pillow", index=0)
     except Exception as error:
         # the readers raise whatever they please at a damaged file
-        raise _unreadable(path, error) from None
+        raise unreadable(path, error) from None
     if np.issubdtype(pixels.dtype, np.integer):
         # Pillow gives 16 bits as 16 or as 32
         return _rgba(np.clip(np.round(pixels / 257.0), 0, 255).astype(np.uint8), 255)
@@ -130,7 +130,8 @@ def _rgba(pixels: npt.NDArray, opaque: float) -> npt.NDArray:
     return np.concatenate([colour, alpha], 2)
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> BadInput:
+def unreadable(path: pathlib.Path, error: Exception) -> BadInput:
+    """What to say of an image that a reader has failed at."""
     if path.is_file() and path.stat().st_size == 0:
         return BadInput(f"{path}: empty image; render or copy this view again")
     return BadInput(

@@ -7,6 +7,7 @@ NeRF-synthetic form.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -43,6 +44,11 @@ _SYNTHETIC_HALF_SIZE = 1.5
 _NGP_SCALE = 0.33
 _NGP_OFFSET = (0.5, 0.5, 0.5)
 _LARGEST_SIDE = 65_536
+_MILLIMETRES = 0.001
+_PLANAR = "planar"
+_WORLD = "world"
+_PASSES = {"depth": "depth_file_path", "normal": "normal_file_path", "mask": "mask_path"}
+"""A frame's keys: nerfstudio's, and for the normals, of which it knows nothing, one like them."""
 _FARTHEST = 1e9  # scene units: single precision still tells the pixels' rays apart
 
 
@@ -104,12 +110,16 @@ class View:
         world_from_camera: [4, 4], rotation-normalised; looks along -Z with +Y up.
         intrinsics: the camera's.
         split: train, val or test.
+        depth, normal, mask: files like ``file``, of the same size, or None (``passes`` reads them).
     """
 
     file: str
     world_from_camera: Matrix
     intrinsics: Intrinsics
     split: Split = "train"
+    depth: str | None = None
+    normal: str | None = None
+    mask: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +130,10 @@ class Dataset:
         folder: where ``View.file`` starts from.
         views: the views whose images are there.
         bounds: [2, 3] lowest and highest corner of what the field must hold, world space.
-        missing: files that the json lists and the folder lacks.
+        missing: images that the json lists and the folder lacks.
         focus: [2, 3] the box that deserves the detail where opaque images show all that lies
             around it too; the bounds where None.
+        depth_unit: scene units that a depth of 1 in the files stands for.
     """
 
     folder: pathlib.Path
@@ -130,6 +141,7 @@ class Dataset:
     bounds: Matrix
     missing: tuple[str, ...] = ()
     focus: Matrix | None = None
+    depth_unit: float = 1.0
 
     @property
     def field_from_world(self) -> Matrix:
@@ -237,15 +249,21 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
     }
     for name in SPLITS:
         content[f"{name}_filenames"] = [view.file for view in dataset.split(name)]
-    content["neural_fields"] = {
+    own: dict[str, Any] = {
         "version": VERSION,
         "bounds": np.asarray(dataset.bounds).tolist(),
         "field_from_world": field_from_world.tolist(),
         "alpha": "straight",
     }
+    if any(view.depth for view in dataset.views):
+        own["depth"] = {"distance": _PLANAR, "unit": dataset.depth_unit}
+    if any(view.normal for view in dataset.views):
+        own["normal"] = {"space": _WORLD}
+    content["neural_fields"] = own
     content["frames"] = [
         {
             "file_path": view.file,
+            **{key: getattr(view, name) for name, key in _PASSES.items() if getattr(view, name)},
             "transform_matrix": np.asarray(view.world_from_camera).tolist(),
             **({} if shared is not None else _intrinsics_to_json(view.intrinsics)),
         }
@@ -303,7 +321,8 @@ def read(
     if images and not siblings and not _splits_by_file(first):
         views = _divided(views)
     bounds, focus = _bounds(path, first, views)
-    return Dataset(path.parent, tuple(views), bounds, tuple(missing), focus)
+    unit = _depth_unit(path, first)
+    return Dataset(path.parent, tuple(views), bounds, tuple(missing), focus, unit)
 
 
 def _divided(views: list[View]) -> list[View]:
@@ -360,7 +379,8 @@ def _views(
             missing.append(name)
             continue
         intrinsics = _intrinsics(content, frame, where, path.parent / file, image_size)
-        views.append(View(file, pose, intrinsics, split or splits.get(name, "train")))
+        passes = _passes(path.parent, content, frame, where) if images else {}
+        views.append(View(file, pose, intrinsics, split or splits.get(name, "train"), **passes))
     return views, missing
 
 
@@ -382,6 +402,44 @@ def _image(folder: pathlib.Path, name: str) -> str | None:
     except OSError:  # a name that no file can have, one too long for instance
         pass
     return None
+
+
+def _passes(
+    folder: pathlib.Path, content: dict[str, Any], frame: dict[str, Any], where: str
+) -> dict[str, Any]:
+    """The pass files that a frame lists and that are there, by a view's name for them."""
+    found = {}
+    for name, key in _PASSES.items():
+        file = frame.get(key)
+        if file is None or (name == "normal" and _own(content, "normal").get("space") != _WORLD):
+            continue  # whose normals have no space of ours, has them in one that nobody told us
+        if not isinstance(file, str) or not file or "\0" in file:
+            raise BadInput(f"{where}.{key}: {file!r}; give a file beside the json")
+        with contextlib.suppress(OSError):  # a name that no file can have
+            if (folder / file).is_file():
+                found[name] = file
+    return found
+
+
+def _depth_unit(path: pathlib.Path, content: dict[str, Any]) -> float:
+    """Where a dataset does not say it, nerfstudio's millimetres; its depth is planar too."""
+    depth = _own(content, "depth")
+    if depth.get("distance", _PLANAR) != _PLANAR:
+        raise BadInput(
+            f"{path}: neural_fields.depth.distance: {depth['distance']!r} is not supported; give "
+            f"{_PLANAR!r} depth, the distance along the camera's axis"
+        )
+    unit = _number(depth, {}, "unit", f"{path}: neural_fields.depth")
+    if unit is not None and unit <= 0.0:
+        raise BadInput(f"{path}: neural_fields.depth.unit: {unit:g}; export the dataset again")
+    return _MILLIMETRES if unit is None else unit
+
+
+def _own(content: dict[str, Any], key: str) -> dict[str, Any]:
+    """An object of our own part of a json; empty where it is absent."""
+    own = content.get("neural_fields")
+    value = own.get(key) if isinstance(own, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 def _pose(value: Any, where: str) -> Matrix:

@@ -71,6 +71,22 @@ def test_halves_stay_halves(tmp_path):
     assert exr.read(tmp_path / "a.exr").dtype == np.float32
 
 
+@pytest.mark.parametrize("height", [1, 16, 21])
+def test_writes_what_it_reads(tmp_path, height):
+    pixels = channels(height)
+    pixels["G"] = pixels["G"].astype(np.float16)
+    noise = np.random.default_rng(0).integers(0, 2**31, (height, 5))
+    pixels["R"] = noise.astype(np.uint32).view(np.float32)[:, :5]  # does not become shorter
+    exr.write(tmp_path / "a.exr", pixels)
+    assert exr.is_whole(tmp_path / "a.exr")
+    assert exr.size(tmp_path / "a.exr") == (5, height)
+    found = exr.read_channels(tmp_path / "a.exr")
+    assert list(found) == ["A", "B", "G", "R"]
+    for name, value in pixels.items():
+        assert found[name].dtype == value.dtype
+        assert found[name].tobytes() == np.ascontiguousarray(value).tobytes()
+
+
 def test_takes_the_layer_with_colours(tmp_path):
     pixels = channels(names="RGB")
     layers = {f"ViewLayer.Combined.{name}": value for name, value in pixels.items()}

@@ -220,6 +220,18 @@ def test_nerfstudio_has_intrinsics_a_frame_and_lists_of_splits(tmp_path):
     assert view.intrinsics == Intrinsics(10, 20, 30.0, 30.0, 5.0, 10.0)
 
 
+def test_nerfstudio_has_depth_in_millimetres_and_masks(tmp_path):
+    """What space another program's normals are in is not known."""
+    passes = {"depth_file_path": "d.png", "mask_path": "m.png", "normal_file_path": "n.png"}
+    frames = [frame(**passes), frame("b.png", depth_file_path="gone.png", mask_path=None)]
+    folder_with(tmp_path, GOOD | {"frames": frames}, ["a.png", "b.png", "d.png", "m.png", "n.png"])
+    found = transforms.read(tmp_path)
+    assert found.depth_unit == 0.001
+    first, second = found.views
+    assert (first.depth, first.mask, first.normal) == ("d.png", "m.png", None)
+    assert (second.depth, second.mask) == (None, None)
+
+
 def test_without_bounds_the_cameras_say_where_the_object_is(tmp_path):
     views = []
     for angle in np.linspace(0, 2 * math.pi, 8, endpoint=False):
@@ -294,6 +306,11 @@ NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
         (GOOD | {"aabb": "big", "frames": [frame()]}, "aabb"),
         (GOOD | {"neural_fields": {"bounds": [[0] * 3] * 2}, "frames": [frame()]}, "bounds"),
         (GOOD | {"scale": "x", "frames": [frame()]}, "scale"),
+        (GOOD | {"frames": [frame(depth_file_path=3)]}, r"frames\[0\]\.depth_file_path"),
+        (GOOD | {"frames": [frame(mask_path="a\0.png")]}, r"frames\[0\]\.mask_path"),
+        (GOOD | {"neural_fields": {"depth": {"distance": "ray"}}, "frames": [frame()]}, "planar"),
+        (GOOD | {"neural_fields": {"depth": {"unit": 0}}, "frames": [frame()]}, "depth.unit: 0"),
+        (GOOD | {"neural_fields": {"depth": {"unit": "m"}}, "frames": [frame()]}, "depth.unit"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(tmp_path, content, named):
