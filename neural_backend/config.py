@@ -20,6 +20,7 @@ Background = Literal["random", "white", "black"]
 RigKind = Literal["sphere", "hemisphere", "orbit", "random", "camera_path", "cameras"]
 Subject = Literal["scene", "selection", "collection"]
 ImageFormat = Literal["png", "exr"]
+Passes = Literal["auto", "on", "off"]
 SequencePath = Literal["auto", "camera", "orbit"]
 
 PRESET_SECONDS: dict[str, dict[Preset, float]] = {
@@ -134,6 +135,9 @@ class DatasetSettings:
         True,
         "Render the subject alone, with alpha, without the world and what else is there (best for "
         "objects)",
+    )
+    passes: Passes = knob(
+        "auto", "Write depth and normals of each view beside its image, for surfaces to learn from"
     )
 
 

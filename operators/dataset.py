@@ -20,7 +20,7 @@ import bpy
 from ..neural_backend.config import DatasetSettings, RigSettings
 from ..neural_backend.dataset import exr, transforms
 from ..neural_backend.protocol import BadInput, in_words, write_json
-from . import cameras, fingerprint, folders, geometry, knobs
+from . import cameras, fingerprint, folders, geometry, knobs, passes
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps
 from .place import Place, collection_of, place_of
@@ -33,6 +33,7 @@ STATE = "export.json"
 It lists the images of this export, each with a digest of what it shows."""
 
 _STATE_VERSION = 1
+_OURS = re.compile(r"(images|depth|normal)/\d+\.(png|exr)")
 _PART = ".part"
 _PNG_END = b"IEND\xaeB`\x82"
 _POLL = 0.2
@@ -78,11 +79,12 @@ def export_steps(
             _set_up(scratch.scene, dataset)
             hidden = plan.hidden if dataset.transparent else frozenset()
             content = _content(scratch.scene, plan, hidden)
-        missing = store.begin({shot.view.file: _key(content, shot) for shot in plan.shots})
+        keys = {file: _key(content, shot) for shot in plan.shots for file in _files(shot.view)}
+        missing = store.begin(keys)
         notes = _notes(stage.scene, plan, hidden)
         for note in notes:
             print(f"Neural Fields: {note}", flush=True)
-        shots = [shot for shot in plan.shots if shot.view.file in missing]
+        shots = [shot for shot in plan.shots if not missing.isdisjoint(_files(shot.view))]
         began = time.monotonic()
         for number, shot in enumerate(shots):
             text = _progress(len(plan.shots) - len(shots) + number + 1, len(plan.shots))
@@ -103,6 +105,11 @@ def export_steps(
     finally:
         watch.close()
         _dispose(stage, store)
+
+
+def _files(view: transforms.View) -> tuple[str, ...]:
+    """All that a render of the view writes."""
+    return tuple(file for file in (view.depth, view.normal, view.file) if file is not None)
 
 
 def _progress(number: int, count: int) -> str:
@@ -179,7 +186,7 @@ _CHANGED = (
     "render.border_min_y",
     "render.film_transparent",
     "render.filepath",
-    *(f"render.image_settings.{name}" for name in _IMAGE["exr"]),
+    *(f"render.image_settings.{name}" for name in dict.fromkeys([*_IMAGE["exr"], *passes.IMAGE])),
     "render.pixel_aspect_x",
     "render.pixel_aspect_y",
     "render.resolution_percentage",
@@ -199,6 +206,8 @@ _CHANGED = (
     "render.use_single_layer",
     "render.use_stamp",
 )
+_RESET = "render.image_settings.linear_colorspace_settings.name"
+"""By a change of the format."""
 
 
 def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> None:
@@ -206,10 +215,13 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
     scene, layer = stage.scene, stage.view_layer
     stage.keep(*_CHANGED)
     if scene.render.image_settings.file_format != _IMAGE[dataset.format]["file_format"]:
-        # a change of the format resets it
-        stage.keep("render.image_settings.linear_colorspace_settings.name")
+        stage.keep(_RESET)
     _set_up(scene, dataset)
     scene.camera = stage.camera()
+    if dataset.passes == "on":
+        stage.keep(*passes.SWITCHES, whose=("layer", layer.name))
+        for name in passes.SWITCHES:
+            setattr(layer, name, True)
     for other in scene.view_layers:
         stage.keep("use", whose=("layer", other.name))
         other.use = other == layer
@@ -244,11 +256,7 @@ def _set_up(scene: bpy.types.Scene, dataset: DatasetSettings) -> None:
     render.use_file_extension = render.use_overwrite = True
     render.use_placeholder = False
     render.use_lock_interface = False
-    image = render.image_settings
-    for name, value in _IMAGE[dataset.format].items():
-        # assigning what is there already would still reset what hangs on it
-        if getattr(image, name, value) != value:
-            setattr(image, name, value)
+    _set_image(render.image_settings, _IMAGE[dataset.format])
     if render.engine == "CYCLES":
         if dataset.samples:
             scene.cycles.samples = dataset.samples
@@ -256,6 +264,13 @@ def _set_up(scene: bpy.types.Scene, dataset: DatasetSettings) -> None:
             scene.cycles.use_denoising = False
     elif render.engine.startswith("BLENDER_EEVEE") and dataset.samples:
         scene.eevee.taa_render_samples = dataset.samples
+
+
+def _set_image(settings: bpy.types.ImageFormatSettings, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        # assigning what is there already would still reset what hangs on it
+        if getattr(settings, name, value) != value:
+            setattr(settings, name, value)
 
 
 def _hide(stage: Stage, hidden: frozenset[str]) -> None:
@@ -342,11 +357,29 @@ def _render_steps(stage: Stage, shot: rigs.Shot, store: _Store, status: Status) 
     scene.camera.data.clip_start, scene.camera.data.clip_end = shot.clip
     part = store.part(shot.view.file)
     scene.render.filepath = _without_templates(scene.render, str(part))
+    slot = passes.current_slot()
     if bpy.app.background:
         _render_here(scene, shot.view.file)
     else:
         yield from _render_beside_steps(scene, shot.view.file, status)
-    store.take(shot.view.file)
+    _save_passes(stage, shot, slot, store)
+    for file in _files(shot.view):
+        store.take(file)
+
+
+def _save_passes(stage: Stage, shot: rigs.Shot, slot: int, store: _Store) -> None:
+    view = shot.view
+    if view.depth is None or view.normal is None:
+        return
+    # an undo may have put it back while it was rendered
+    stage.keep(*_CHANGED, _RESET)
+    _set_image(stage.scene.render.image_settings, passes.IMAGE)
+    depth, normal = store.part(view.depth), store.part(view.normal)
+    try:
+        with store.writing():
+            passes.save(stage.scene, view, shot.clip[1], slot, depth, normal)
+    except RuntimeError as error:
+        raise _failed(view.file, str(error)) from None
 
 
 def _without_templates(render: bpy.types.RenderSettings, path: str) -> str:
@@ -404,6 +437,9 @@ def _render_beside_steps(scene: bpy.types.Scene, file: str, status: Status) -> S
             handlers.render_cancel.remove(cancel)
     if cancelled or "cancel" in outcome:
         raise Cancelled()
+    if len(outcome) > 1:
+        # its result has taken the place of this view's passes
+        raise _failed(file, "another render came between; export again to go on")
 
 
 @contextlib.contextmanager
@@ -494,7 +530,8 @@ class _Store:
             BadInput: when the folder holds what no export wrote, or cannot be written to.
         """
         with self.writing():
-            (self.folder / IMAGES).mkdir(parents=True, exist_ok=True)
+            for parent in {(self.folder / file).parent for file in keys}:
+                parent.mkdir(parents=True, exist_ok=True)
             listing = self.folder / transforms.FILE_NAME
             if listing.exists() and not self._ours(listing):
                 raise BadInput(
@@ -556,7 +593,7 @@ class _Store:
             return {
                 file: key
                 for file, key in views.items()
-                if re.fullmatch(rf"{IMAGES}/\d+\.(png|exr)", file) and isinstance(key, str)
+                if _OURS.fullmatch(file) and isinstance(key, str)
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
@@ -604,8 +641,9 @@ class NEURAL_FIELDS_OT_export_dataset(JobOperator, bpy.types.Operator):
     def steps(self, context: bpy.types.Context) -> Steps[Any]:
         settings = knobs.settings_of(context.scene)
         folder = folders.output_folder(context.scene, self.output) / folders.DATASET
+        decided = passes.decided(settings, context.scene.render.engine)
         exported = yield from export_steps(
-            context, settings.rig, settings.dataset, settings.collection, folder
+            context, settings.rig, decided, settings.collection, folder
         )
         return f"{len(exported.views)} views in {folder}"
 

@@ -22,6 +22,7 @@ LABELS = {
     "highest": "Highest Elevation",
     "frame_step": "Every n-th Frame",
     "samples": "Samples a Pixel",
+    "passes": "Depth and Normals",
     "batch": "Samples a Step",
     "mesh_resolution": "Mesh Resolution",
     "sequence_path": "Camera Path",
@@ -60,6 +61,9 @@ _CHOICE_LABELS = {
         "Linear light in half floats, without view transform: lights brighter than white stay so, "
         "and the noise of a few samples averages out over the views",
     ),
+    ("passes", "auto"): ("Automatic", "For a surface (NeuS), where Cycles or EEVEE renders"),
+    ("passes", "on"): ("On", "As OpenEXR, out of the same render; Cycles and EEVEE"),
+    ("passes", "off"): ("Off", "Images alone"),
     ("field", "nerf"): ("Radiance Field (NeRF)", "Radiance and density, from rendered views"),
     ("field", "sdf"): ("Signed Distance (SDF)", "Signed distance, from the scene's geometry"),
     ("encoding", "hash"): ("Hash Grid", "Multiresolution hash grid: fast and sharp"),

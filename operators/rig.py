@@ -187,6 +187,8 @@ def with_files(
         dataclasses.replace(
             view,
             file=f"images/{index + 1:04d}.{dataset.format}",
+            depth=f"depth/{index + 1:04d}.exr" if dataset.passes == "on" else None,
+            normal=f"normal/{index + 1:04d}.exr" if dataset.passes == "on" else None,
             split=transforms.split_of(index, len(listed), rig.validation, rig.test),
         )
         for index, view in enumerate(listed)

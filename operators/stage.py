@@ -113,6 +113,10 @@ def heal() -> None:
                 owner, attribute = _resolve(scene, key)
                 if isinstance(value, dict):
                     value = _named(bpy.data.objects, value["object"])
+                if value == "" and owner.bl_rna.properties[attribute].type == "ENUM":
+                    # it was never set, which cannot be had again; what Blender has set it to since
+                    # means the same
+                    continue
                 if getattr(owner, attribute) != value:
                     setattr(owner, attribute, value)
             except Exception as error:

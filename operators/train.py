@@ -9,7 +9,7 @@ import bpy
 from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
-from . import backend, dataset, folders, geometry, knobs, results
+from . import backend, dataset, folders, geometry, knobs, passes, results
 from .job import JobOperator, Status, Steps
 from .place import Place, place_of
 from .scratch import Scratch
@@ -18,6 +18,7 @@ _ARGUMENTS = {
     "rig": ("rig", "kind"),
     "views": ("rig", "views"),
     "resolution": ("dataset", "resolution"),
+    "passes": ("dataset", "passes"),
     "field": ("training", "field"),
     "encoding": ("training", "encoding"),
     "preset": ("training", "preset"),
@@ -126,6 +127,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     rig: _argument("rig")
     views: _argument("views")
     resolution: _argument("resolution")
+    passes: _argument("passes")
     field: _argument("field")
     encoding: _argument("encoding")
     preset: _argument("preset")
@@ -166,7 +168,11 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         else:
             folder = output / folders.DATASET
             exported = yield from dataset.export_steps(
-                place, settings.rig, settings.dataset, settings.collection, folder
+                place,
+                settings.rig,
+                passes.decided(settings, place.scene.render.engine),
+                settings.collection,
+                folder,
             )
             source = exported.folder
         done = yield from training_steps(program, source, output, settings.training, self.resume)

@@ -19,6 +19,7 @@ from neural_fields.operators import dataset, job, stage  # noqa: E402
 from neural_fields.operators.scratch import RESULT_MARK  # noqa: E402
 
 SMALL = DatasetSettings(resolution=24, samples=1)
+PASSES = DatasetSettings(resolution=24, samples=1, passes="on")
 FOUR = RigSettings(kind="hemisphere", views=4)
 
 UNREADABLE = {"rna_type", "session_uid", "preview", "depsgraph", "use_nodes"}
@@ -44,6 +45,9 @@ def cube(scene):
     render.use_motion_blur = render.use_multiview = render.use_stamp = True
     render.pixel_aspect_x = 1.5
     scene.frame_step, scene.frame_start = 3, 5
+    for name in ("JPEG", "PNG"):
+        # from 5.0 on the factory's settings lack a colour space until some format was chosen
+        render.image_settings.file_format = name
     return item
 
 
@@ -189,10 +193,29 @@ def failed(steps) -> None:
         finished(steps)
 
 
+def failed_at_passes(steps) -> None:
+    folder = pathlib.Path(bpy.context.scene["output"]) / "depth" / ".0001.part.exr"
+    next(steps)
+    next(steps)
+    folder.mkdir()
+    with pytest.raises(BadInput, match="cannot be written"):
+        finished(steps)
+
+
 @pytest.mark.parametrize("kind", ["hemisphere", "camera_path"])
-@pytest.mark.parametrize("end", [finished, cancelled, closed, failed])
-def test_everything_is_as_before(cube, scene, tmp_path: pathlib.Path, kind, end) -> None:
+@pytest.mark.parametrize(
+    ("end", "settings"),
+    [
+        *((end, settings) for end in (finished, cancelled) for settings in (SMALL, PASSES)),
+        (closed, PASSES),
+        (failed, SMALL),
+        (failed_at_passes, PASSES),
+    ],
+)
+def test_everything_is_as_before(cube, scene, tmp_path: pathlib.Path, kind, end, settings) -> None:
     scene["output"] = str(tmp_path)
+    layer = bpy.context.view_layer
+    layer.use_pass_normal = layer.use_pass_mist = True
     bpy.ops.object.camera_add(location=(3.0, -9.0, 0.0), rotation=(1.5, 0.0, 0.0))
     scene.camera = camera = bpy.context.object
     for frame in (5, 9):
@@ -209,9 +232,9 @@ def test_everything_is_as_before(cube, scene, tmp_path: pathlib.Path, kind, end)
     bpy.context.view_layer.update()
     before = everything()
     rig = RigSettings(kind=kind, views=4)
-    end(dataset.export_steps(bpy.context, rig, SMALL, None, tmp_path))
+    end(dataset.export_steps(bpy.context, rig, settings, None, tmp_path))
     assert everything() == before
-    parts = [file for file in (tmp_path / "images").glob(".*") if file.is_file()]
+    parts = [file for file in tmp_path.glob("*/.*") if file.is_file()]
     assert not parts
     assert (tmp_path / "transforms.json").exists() == (end is finished)
 
@@ -229,9 +252,51 @@ def test_image_settings_are_kept(cube, scene, tmp_path: pathlib.Path, kind, mode
         image.color_depth = depth
     image.color_management = "OVERRIDE"
     before = everything()
-    result = export(tmp_path)
-    assert pixels(tmp_path / result.views[0].file).shape == (24, 24, 4)
-    assert everything() == before
+    for settings in (SMALL, PASSES):
+        result = export(tmp_path, settings=settings)
+        assert pixels(tmp_path / result.views[0].file).shape == (24, 24, 4)
+        assert everything() == before
+
+
+def compositor(scene, folder: pathlib.Path):
+    """A person's own, which makes everything red and writes files."""
+    if hasattr(scene, "compositing_node_group"):  # from 5.0
+        tree = bpy.data.node_groups.new("mine", "CompositorNodeTree")
+        tree.interface.new_socket("Image", in_out="OUTPUT", socket_type="NodeSocketColor")
+        scene.compositing_node_group = tree
+        end = tree.nodes.new("NodeGroupOutput")
+    else:
+        scene.use_nodes = True
+        tree = scene.node_tree
+        end = tree.nodes.new("CompositorNodeComposite")
+    layers = tree.nodes.new("CompositorNodeRLayers")
+    red = tree.nodes.new("CompositorNodeRGB")
+    file = tree.nodes.new("CompositorNodeOutputFile")
+    if hasattr(file, "file_output_items"):
+        file.directory = str(folder)
+        file.file_output_items.new("RGBA", "Image")
+    else:
+        file.base_path = str(folder)
+    tree.links.new(red.outputs[0], end.inputs[0])
+    tree.links.new(layers.outputs[0], file.inputs[0])
+    return tree
+
+
+def test_the_compositor_is_bypassed_and_kept(cube, scene, tmp_path: pathlib.Path) -> None:
+    tree = compositor(scene, tmp_path / "composited")
+    scene.render.use_compositing = True
+
+    def state() -> list[object]:
+        nodes = [(node.name, list(values(node, "node", depth=2))) for node in tree.nodes]
+        return [nodes, [(link.from_socket.name, link.to_node.name) for link in tree.links]]
+
+    before = everything(), state()
+    result = export(tmp_path / "data", settings=PASSES)
+    assert (everything(), state()) == before
+    assert not (tmp_path / "composited").exists()
+    image = pixels(tmp_path / "data" / result.views[0].file)
+    assert image[0, 0, 3] == 0.0
+    assert image[12, 12, 3] == 1.0
 
 
 def test_linear_light(cube, scene, tmp_path: pathlib.Path) -> None:
@@ -434,8 +499,9 @@ def test_what_is_not_ours_is_not_touched(cube, tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("name", ["a {blend_name} b", "frame ####", "ünïcode ' \"", "%04d"])
 def test_odd_folders(cube, tmp_path: pathlib.Path, name) -> None:
     folder = tmp_path / name
-    export(folder, RigSettings(views=3), DatasetSettings(resolution=8, samples=1))
+    export(folder, RigSettings(views=3), DatasetSettings(resolution=8, samples=1, passes="on"))
     assert len(times(folder)) == 3
+    assert len(list((folder / "depth").glob("*.exr"))) == 3
     assert [item.name for item in tmp_path.iterdir()] == [name]
 
 

@@ -47,12 +47,18 @@ def test_flags_are_what_differs_from_the_defaults() -> None:
 def test_all_of_it(fake, start_scene, no_renders, output, capsys) -> None:
     start_scene.neural_fields.training.seed = 5
     result = bpy.ops.neural_fields.train(
-        output=str(output), views=12, rig="hemisphere", resolution=64, encoding="positional"
+        output=str(output),
+        views=12,
+        rig="hemisphere",
+        resolution=64,
+        passes="on",
+        encoding="positional",
     )
     assert result == {"FINISHED"}
     assert fake.commands == ["doctor", "train", "mesh", "render"]
     (rig, dataset, collection, folder), *_ = no_renders
     assert (rig.kind, rig.views, dataset.resolution, collection) == ("hemisphere", 12, 64, None)
+    assert dataset.passes == "on"
     assert folder == output / "dataset"
     trained = fake.calls[1]
     assert trained[1:4] == [str(folder), "--run", str(output / "run")]

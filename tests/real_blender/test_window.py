@@ -10,6 +10,8 @@ import shutil
 import pytest
 from blender_process import ROOT, Blender
 
+from neural_backend.dataset import passes, transforms
+
 SCRIPT = pathlib.Path(__file__).with_name("window_script.py")
 DEMO_SCENE = ROOT / "tools" / "demo_scene.py"
 QUICK = {"views": 24, "resolution": 96, "samples": 4, "seconds": 20.0}
@@ -49,6 +51,10 @@ def test_one_click(blender: Blender, tmp_path: pathlib.Path) -> None:
     assert [mesh["name"] for mesh in said["meshes"]] == ["my suzanne"]
     assert said["meshes"][0]["faces"] > 100
     assert len(said["sequences"]) == 1
+    dataset = transforms.read(tmp_path / "my suzanne" / "dataset")
+    for view in dataset.views:
+        assert passes.read_depth(dataset, view).any()
+        assert passes.read_normal(dataset, view).any()
     assert max(said["training_stalls"]) < 1.0, "the window stood still while it trained"
     assert not said["torch"], "torch was loaded in Blender's process"
     for name in ("idle", "rig", "export", "training", "finished"):

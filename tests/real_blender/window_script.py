@@ -81,6 +81,7 @@ def scenario() -> Iterator[float]:
     picture("rig")
     settings.show_rig = False
     area.spaces.active.region_3d.view_perspective = "CAMERA"
+    settings.dataset.passes = "on"
     yield 0.5
 
     # the big button is the tab's first row
@@ -91,6 +92,7 @@ def scenario() -> Iterator[float]:
         report["error"] = job.owner.error
         return
     yield from wait(lambda: "View" in job.owner.status.text)
+    settings.dataset.passes = "auto"  # not in the pictures
     picture("export")
     yield from wait(lambda: (job.owner.status.fraction or 0) > 0.3 and "Train" in text())
     ticks.clear()
