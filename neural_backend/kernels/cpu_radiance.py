@@ -105,7 +105,8 @@ class _Buffers:
 
     def fit(self, samples: int, layout: _Layout, levels: int) -> None:
         """Make room for so many samples to be kept, with the features of so many levels."""
-        if self.kept and len(self.kept[0]) >= samples:
+        # networks that are laid out alike may split their features into other levels
+        if self.kept and len(self.kept[0]) >= samples and len(self.of_features) == levels:
             return
         samples += samples // 4
         row = layout.table[0]

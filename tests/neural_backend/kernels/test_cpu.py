@@ -246,6 +246,33 @@ def test_render(features: int, linear: bool, reach: float, monkeypatch: pytest.M
     assert ((alpha > 0.01) & (alpha < 0.99)).any()
 
 
+def test_render_fields_whose_levels_differ() -> None:
+    """Their networks are laid out alike, so that they share what is kept between passes."""
+    origins, directions, near, far = rays(64)
+    every = torch.ones(8, 8, 8, dtype=torch.bool)
+    samples = cpu.march(origins, directions, near, far, every, 0.05, random(64))
+
+    def gradient(kernels: ReferenceKernels, levels: int) -> torch.Tensor:
+        settings = TrainingSettings(
+            levels=levels,
+            features=8 // levels,
+            log2_table_size=8,
+            coarsest=4,
+            finest=8,
+            hidden_layers=1,
+            width=64,
+        )
+        field = RadianceField(settings, kernels)
+        torch.nn.init.uniform_(field.encoding.table, -1.0, 1.0, torch.Generator().manual_seed(6))
+        kernels.render(field, origins, directions, samples)[0].sum().backward()
+        return field.encoding.table.grad
+
+    for levels in (2, 4, 1, 8):
+        expected = gradient(reference, levels)
+        tolerance = 0.02 * float(expected.abs().max())  # the reference's networks may be bfloat16
+        torch.testing.assert_close(gradient(cpu, levels), expected, rtol=0.0, atol=tolerance)
+
+
 def test_render_twice_before_going_back() -> None:
     """What a forward pass keeps for its backward pass is not the next one's."""
     settings = TrainingSettings(
