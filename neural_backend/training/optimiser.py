@@ -131,6 +131,7 @@ class WeightAverage:
     """A running average of a field's weights (Polyak and Juditsky 1992), to be looked at.
 
     With it the last steps' noise goes out of the result, so that the learning rate may stay high.
+    Before its first look it is the weights themselves.
     """
 
     def __init__(self, module: torch.nn.Module):
@@ -160,6 +161,8 @@ class WeightAverage:
             self._swap()
 
     def _swap(self) -> None:
+        if self._steps < AVERAGE_EVERY:
+            return
         for name, parameter in self._parameters.items():
             parameter.data, self._averages[name] = self._averages[name], parameter.data
 

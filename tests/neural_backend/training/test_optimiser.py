@@ -108,3 +108,13 @@ def test_adam_does_not_load_torch_s_compiler():
         "assert p[0] < 0; sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
+
+
+def test_before_its_first_look_the_average_is_the_weights() -> None:
+    linear = torch.nn.Linear(4, 5)
+    average = WeightAverage(linear)
+    torch.nn.init.constant_(linear.weight, 3.0)  # as a run does that starts from another's
+    average.update()
+    with average.shown():
+        assert (linear.weight == 3.0).all()
+    assert (linear.weight == 3.0).all()
