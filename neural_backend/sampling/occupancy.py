@@ -272,13 +272,23 @@ def _carve(images: Images, cameras: Cameras, cells: Tensor, size: int) -> Tensor
 def project_cells(
     cameras: Cameras, centres: Tensor, index: int, radius: Tensor | float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Where balls appear in a view: x, y, how deep, and how far around in pixels; each [N]."""
+    """Where balls appear in a view: x, y, how deep, and how far around in pixels; each [N].
+
+    Of x and y on the one side and of how far around on the other, only one is ever infinite: x and
+    y of what the lens shows nowhere, and how far around what reaches the camera's plane appears.
+    """
     x, y, depth = cameras.project(centres, index)
-    focal = float(cameras.intrinsics[index, :2].max())
+    fl_x, fl_y, cx, cy = cameras.intrinsics[index].tolist()
+    # off the axis a ball's picture is longer; what counts is how long it is within the frame
+    w, h = int(cameras.widths[index]), int(cameras.heights[index])
+    corner = (max(cx, w - cx) / fl_x) ** 2 + (max(cy, h - cy) / fl_y) ** 2
+    off_axis = ((x - cx) / fl_x) ** 2 + ((y - cy) / fl_y) ** 2
+    longer = (1.0 + off_axis.clamp(max=corner)).sqrt()
     # a pixel more, because its colour is gathered from around its centre
-    footprint = focal * radius / (depth - radius).clamp(min=1e-9) + 1.5
-    footprint[depth <= radius] = math.inf
-    return x, y, depth, footprint
+    footprint = max(fl_x, fl_y) * radius / (depth - radius).clamp(min=1e-9) * longer + 1.5
+    near = depth <= radius
+    footprint[near] = math.inf
+    return x.masked_fill(near, cx), y.masked_fill(near, cy), depth, footprint
 
 
 def _count(mask: Tensor, left: Tensor, right: Tensor, top: Tensor, bottom: Tensor) -> Tensor:

@@ -63,9 +63,6 @@ def _shadow(
     half_diagonal = 0.5 * 3.0**0.5 / size
     centres = (coordinates(cells.view(-1).nonzero()[:, 0], size) + 0.5) / size
     x, y, depth, footprint = project_cells(cameras, centres, view, half_diagonal)
-    fl_x, fl_y, cx, cy = cameras.intrinsics[view].tolist()
-    # off the axis a cell's picture is longer
-    footprint = footprint * (1.0 + ((x - cx) / fl_x) ** 2 + ((y - cy) / fl_y) ** 2)
     before = depth > -half_diagonal
     x, y, footprint = x[before], y[before], footprint[before]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..dataset.transforms import Matrix, View
 
 _NEWTON_STEPS = 8
+_SAME = 1e-2  # as a part of the focal length
 
 
 class Cameras:
@@ -63,14 +65,22 @@ class Cameras:
         return self.origins[view], torch.nn.functional.normalize(direction, dim=-1)
 
     def project(self, points: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Where points [N, 3] appear in a view: x, y in pixels and depth in field units, [N]."""
+        """Where points [N, 3] appear in a view: x, y in pixels and depth in field units, [N].
+
+        Far off the axis a lens's polynomial may lead back into the frame, where ``rays`` are other
+        points': x and y are infinite then.
+        """
         # each coordinate in a row of its own: what follows then runs over contiguous memory
         local = self.rotations[view].T @ (points - self.origins[view]).T
         depth = -local[2]
         safe = depth.clamp(min=1e-9)
         right, down = local[0] / safe, -local[1] / safe
         if self.lenses is not None:
-            right, down = distort(right, down, self.lenses[view].expand(len(points), 5))[:2]
+            lens = self.lenses[view].expand(len(points), 5)
+            shown = distort(right, down, lens)[:2]
+            back = undistort(*shown, lens)
+            same = ((back[0] - right).abs() < _SAME) & ((back[1] - down).abs() < _SAME)
+            right, down = (torch.where(same, each, math.inf) for each in shown)
         fl_x, fl_y, cx, cy = self.intrinsics[view].unbind(-1)
         return cx + fl_x * right, cy + fl_y * down, depth
 

@@ -56,9 +56,11 @@ def test_all_pixels_alike_where_everything_is_possible():
     assert float((times / mean - 1.0).abs().max()) < 0.35
 
 
-def test_a_camera_within_the_cells_draws_all():
+@pytest.mark.parametrize("lens", [None, (0.1, -0.05, 0.01, 0.001, -0.001)])
+def test_a_camera_within_the_cells_draws_all(lens):
     inside = cameras((16, 24))
     inside.origins[:] = 0.5
+    inside.lenses = None if lens is None else torch.tensor([lens])
     times = drawn(Pixels(inside, cells((0.4, 0.4, 0.4), (0.6, 0.6, 0.6))), 0, (16, 24))
     assert (times > 0).all()
 
