@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -11,14 +13,43 @@ from .rays import Cameras
 
 TILE = 8  # pixels
 _POOL = 4
+_MOST_TILES = 2**20
+
+BY_ERROR = 0.75
+"""Part of the pixels that is drawn where errors are large; the rest is drawn anywhere."""
+FADING = 0.9
+"""How much of what is known of the errors is left when the shares are made anew."""
+_EVERY = 16  # how many times errors are noted until the shares are made anew
+_FIRST = 64  # errors of the first steps say little
+
+
+class Drawn(NamedTuple):
+    """Random pixels.
+
+    Attributes:
+        view, row, column: [R] int64.
+        tile: [R] int64, for ``Pixels.note_errors``.
+        weight: [R] how many times less often than others they are drawn: the mean of anything
+            times it is that over all pixels.
+    """
+
+    view: Tensor
+    row: Tensor
+    column: Tensor
+    tile: Tensor
+    weight: Tensor
 
 
 class Pixels:
-    """Random pixels of all views whose rays may meet something.
+    """Random pixels of all views whose rays may meet something, more where errors are large.
 
     The others would only show that empty space is empty. What may be drawn is kept as tiles,
     because a list of pixels could be larger than the images; the last tile of a row or a column
     ends with the image, over a part of the one before it.
+
+    Once errors are noted, tiles are drawn in proportion to their root mean square error, with
+    which the gradient grows, beside a part that is drawn evenly (importance sampling,
+    Katharopoulos and Fleuret 2018; for radiance fields Kheradmand et al. 2023).
 
     Args:
         possible: [G, G, G] bool: the cells of the unit box that can hold anything; None where
@@ -28,7 +59,10 @@ class Pixels:
     def __init__(self, cameras: Cameras, possible: Tensor | None):
         sizes = list(zip(cameras.heights.tolist(), cameras.widths.tolist(), strict=True))
         device = cameras.origins.device
-        self._side = side = min(TILE, *(min(size) for size in sizes))
+        tile = TILE
+        while sum(h * w for h, w in sizes) > _MOST_TILES * tile**2:
+            tile *= 2
+        self._side = side = min(tile, *(min(size) for size in sizes))
         coarse = None
         if possible is not None and possible.shape[0] % _POOL == 0:
             coarse = pooled(possible, _POOL)
@@ -45,14 +79,61 @@ class Pixels:
         if len(self._tiles) == 0:
             self._tiles = Pixels(cameras, None)._tiles
 
-    def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """[R] views, rows and columns of ``count`` random pixels, int64."""
-        area = self._side**2
-        places = len(self._tiles) * area
-        number = torch.randint(places, (count,), generator=generator, device=self._tiles.device)
-        view, top, left = self._tiles.index_select(0, number // area).unbind(1)
-        inside = number % area
-        return view, top + inside // self._side, left + inside % self._side
+        count = len(self._tiles)
+        self._errors = torch.zeros(count, device=device)
+        self._times = torch.zeros(count, device=device)
+        self._shares = torch.full((count,), 1.0 / count, device=device)
+        self._noted = 0
+        self._sum_shares()
+
+    def draw(self, count: int, generator: torch.Generator) -> Drawn:
+        """``count`` random pixels."""
+        device = self._tiles.device
+        tiles, area = len(self._tiles), self._side**2
+        place = torch.rand(count, generator=generator, device=device)
+        tile = torch.searchsorted(self._up_to, place, right=True).clamp(max=tiles - 1)
+        view, top, left = self._tiles.index_select(0, tile).unbind(1)
+        inside = torch.randint(area, (count,), generator=generator, device=device)
+        weight = 1.0 / (tiles * self._shares[tile])
+        return Drawn(view, top + inside // self._side, left + inside % self._side, tile, weight)
+
+    def note_errors(self, tile: Tensor, error: Tensor) -> None:
+        """Take squared errors [R] of pixels drawn into account, the next times they are drawn."""
+        self._errors.index_add_(0, tile, error)
+        self._times.index_add_(0, tile, torch.ones_like(error))
+        self._noted += 1
+        if self._noted < _FIRST or self._noted % _EVERY:
+            return
+        # a tile that was not drawn for long has the mean of all
+        mean = self._errors.sum() / self._times.sum()
+        error = ((self._errors + mean) / (self._times + 1.0)).clamp(min=1e-30).sqrt()
+        count = len(self._tiles)
+        self._shares = BY_ERROR * error / error.sum() + (1.0 - BY_ERROR) / count
+        self._errors *= FADING
+        self._times *= FADING
+        self._sum_shares()
+
+    def _sum_shares(self) -> None:
+        up_to = self._shares.cumsum(0)
+        self._up_to = up_to / up_to[-1]
+
+    def state(self) -> dict[str, Tensor]:
+        """What is known of the errors."""
+        noted = torch.tensor(self._noted)
+        known = {"errors": self._errors, "times": self._times, "shares": self._shares}
+        return known | {"noted": noted}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Take up ``state()``.
+
+        Raises:
+            KeyError, RuntimeError: when it does not fit.
+        """
+        self._errors.copy_(state["errors"])
+        self._times.copy_(state["times"])
+        self._shares.copy_(state["shares"])
+        self._noted = int(state["noted"])
+        self._sum_shares()
 
 
 def _shadow(

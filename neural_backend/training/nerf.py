@@ -28,7 +28,7 @@ from ..sampling.occupancy import (
     full_grid,
     visual_hull,
 )
-from ..sampling.pixels import Pixels
+from ..sampling.pixels import Drawn, Pixels
 from ..sampling.rays import Cameras
 from . import memory, optimiser, scores
 from .distributed import ALONE, Ranks
@@ -116,7 +116,7 @@ class NerfTask:
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._grid_generator = torch.Generator(device)
         self._rate, self._batch = settings.learning_rate, settings.batch
-        self._loss = relative_l2 if self._images.linear else torch.nn.functional.mse_loss
+        self._error = relative_l2 if self._images.linear else l2
         self._rays = min(_FIRST_RAYS, self._batch)
         self._steps = 0
         encoding = self.field.encoding
@@ -164,13 +164,19 @@ class NerfTask:
             # of its own, so that all ranks have the same grid
             reseed(self._grid_generator, self._settings.seed, self._steps)
             self.grid.update(self.field.density, self._batch, self._grid_generator)
-        origins, directions, target, background = self._draw(self._rays)
+        drawn = self._drawn.draw(self._rays, self._generator)
+        origins, directions, target, background = self._rays_through(drawn)
         jitter = torch.rand(len(target), generator=self._generator, device=self._device)
         samples = volume.march(origins, directions, self.grid, self._kernels, jitter)
         marched = len(samples)
         colour, alpha = self._kernels.render(self.field, origins, directions, samples)
         colour = colour + (1.0 - alpha)[:, None] * background
-        loss = self._loss(colour, target)
+        error = self._error(colour, target)
+        # between even, which forgets thin structures, and the whole gradient of the mean
+        loss = (error * drawn.weight.sqrt()).mean()
+        shown = error.detach()
+        if not self._images.linear:  # whose noise would be drawn most
+            self._drawn.note_errors(drawn.tile, shown)
         self._optimiser.zero_grad()
         loss.backward()
         self._ranks.average(self.field)
@@ -184,12 +190,13 @@ class NerfTask:
         # as many rays next time as would have filled the batch, without sudden jumps
         fitting = self._batch / max(marched, 1) * self._rays
         self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
-        return Step(loss.detach(), marched)
+        return Step((shown * drawn.weight).mean(), marched)
 
-    def _draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rays through random pixels: origins, directions, their colours, backgrounds [R, 3]."""
+    def _rays_through(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rays through pixels: origins, directions, their colours, backgrounds [R, 3]."""
         device, generator = self._device, self._generator
-        view, row, column = self._drawn.draw(count, generator)
+        view, row, column = drawn[:3]
+        count = len(view)
         origins, directions = self._cameras.rays(view, column + 0.5, row + 0.5)
         pixel = self._offsets[view] + row * self._cameras.widths[view] + column
         rgba = premultiplied(self._pixels[pixel])
@@ -210,6 +217,7 @@ class NerfTask:
         state |= self._optimiser.state()
         if self._table_optimiser is not None:
             state |= self._table_optimiser.state()
+        state |= {f"training.pixels.{name}": value for name, value in self._drawn.state().items()}
         state["training.generator"] = self._generator.get_state()
         state["training.counters"] = torch.tensor([self._steps, self._rays])
         return state
@@ -225,6 +233,7 @@ class NerfTask:
         self._optimiser.load_state(state)
         if self._table_optimiser is not None:
             self._table_optimiser.load_state(state)
+        self._drawn.load_state(part(state, "training.pixels."))
         self._steps, self._rays = state["training.counters"].tolist()
         before = (state["training.generator"], self._settings.seed, self._steps)
         restore(self._generator, *before, self._ranks.rank)
@@ -298,8 +307,13 @@ def _windows(images: Images, count: int, generator: torch.Generator) -> Tensor:
     return corner[:, None, None] + inner[:, None] * widths[view][:, None, None] + inner
 
 
+def l2(predicted: Tensor, target: Tensor) -> Tensor:
+    """[R] squared error of colours [R, 3], mean over the channels."""
+    return (predicted - target).square().mean(1)
+
+
 def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
-    """[] squared error relative to the square of what is predicted (Müller et al. 2021).
+    """[R] squared error relative to the square of what is predicted (Müller et al. 2021).
 
     As if the eye saw it, errors in dark parts count as much as in bright ones. The gradient does
     not go through the denominator, and the target is not in it: so the noise of a target, whose
@@ -309,7 +323,7 @@ def relative_l2(predicted: Tensor, target: Tensor) -> Tensor:
         predicted, target: [R, 3] linear light.
     """
     scale = predicted.detach().square() + RELATIVE_FLOOR
-    return ((predicted - target).square() / scale).mean()
+    return ((predicted - target).square() / scale).mean(1)
 
 
 def step_length(cameras: Cameras, settings: TrainingSettings) -> float:

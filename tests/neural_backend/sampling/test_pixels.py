@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from neural_backend.dataset.transforms import Intrinsics, View
-from neural_backend.sampling.pixels import Pixels
+from neural_backend.sampling import pixels as module
+from neural_backend.sampling.pixels import BY_ERROR, Pixels
 from neural_backend.sampling.rays import Cameras, intersect_box
 
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def cells(low, high, size=32):
 
 def drawn(pixels, view, shape, count=200_000):
     """How often each pixel of a view is drawn."""
-    found, row, column = pixels.draw(count, torch.Generator().manual_seed(0))
+    found, row, column = pixels.draw(count, torch.Generator().manual_seed(0))[:3]
     mine = found == view
     h, w = shape
     assert int(row[mine].max()) < h
@@ -69,3 +70,52 @@ def test_sizes_that_are_no_whole_tiles():
     sizes = (13, 30), (5, 3)
     for view, size in enumerate(sizes):
         assert (drawn(Pixels(cameras(*sizes), None), view, size) > 0).all()
+
+
+def noting(pixels, steps, seed=0):
+    """Note an error that is one on the left half of a view, and a hundredth of it on the right."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        drawn = pixels.draw(500, generator)
+        pixels.note_errors(drawn.tile, torch.where(drawn.column < 32, 1.0, 1e-4))
+
+
+def test_pixels_are_drawn_in_proportion_to_their_errors_beside_an_even_part():
+    pixels = Pixels(cameras((48, 64)), None)
+    noting(pixels, 400)
+    drawn = pixels.draw(100_000, torch.Generator().manual_seed(1))
+    left = drawn.column < 32
+    # a tile that was seldom drawn has something of the mean
+    expected = BY_ERROR / 1.01 + (1.0 - BY_ERROR) / 2
+    assert float(left.float().mean()) == pytest.approx(expected, abs=0.04)
+    # weighted, they are drawn evenly
+    assert float(drawn.weight.mean()) == pytest.approx(1.0, abs=0.02)
+    assert float((drawn.weight * left).mean()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_without_errors_all_tiles_stay_alike():
+    pixels = Pixels(cameras((48, 64)), None)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(100):
+        pixels.note_errors(pixels.draw(50, generator).tile, torch.zeros(50))
+    weight = pixels.draw(1000, generator).weight
+    assert torch.isfinite(weight).all()
+    torch.testing.assert_close(weight, torch.ones_like(weight))
+
+
+def test_what_is_known_of_errors_is_taken_up_between_two_shares():
+    first, second = (Pixels(cameras((48, 64)), None) for _ in range(2))
+    noting(first, 90)
+    second.load_state({name: value.clone() for name, value in first.state().items()})
+    for pixels in (first, second):
+        noting(pixels, 40, seed=2)
+    draws = [pixels.draw(1000, torch.Generator().manual_seed(3)) for pixels in (first, second)]
+    for one, other in zip(*draws, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_tiles_grow_with_the_number_of_pixels(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_TILES", 50)
+    pixels = Pixels(cameras((48, 64), (48, 64)), None)
+    assert len(pixels.state()["errors"]) <= 50
+    assert (drawn(pixels, 1, (48, 64)) > 0).all()
