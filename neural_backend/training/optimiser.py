@@ -154,6 +154,9 @@ class WeightAverage:
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
         """While it lasts the field has the averages for weights."""
+        if self._steps < AVERAGE_EVERY:
+            for name, parameter in self._parameters.items():
+                self._averages[name].copy_(parameter.detach())
         self._swap()
         try:
             yield
@@ -161,8 +164,6 @@ class WeightAverage:
             self._swap()
 
     def _swap(self) -> None:
-        if self._steps < AVERAGE_EVERY:
-            return
         for name, parameter in self._parameters.items():
             parameter.data, self._averages[name] = self._averages[name], parameter.data
 
