@@ -177,6 +177,7 @@ _IMAGE = {
 }
 _CHANGED = (
     "camera",
+    "cycles.sample_offset",
     "cycles.samples",
     "cycles.use_denoising",
     "eevee.taa_render_samples",
@@ -260,6 +261,9 @@ def _set_up(scene: bpy.types.Scene, dataset: DatasetSettings) -> None:
     if render.engine == "CYCLES":
         if dataset.samples:
             scene.cycles.samples = dataset.samples
+        if dataset.passes == "on":
+            # depth is of the very first sample
+            scene.cycles.sample_offset = 0
         if scene.cycles.use_denoising and not _denoises():
             scene.cycles.use_denoising = False
     elif render.engine.startswith("BLENDER_EEVEE") and dataset.samples:

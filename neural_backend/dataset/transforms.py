@@ -44,7 +44,6 @@ _SYNTHETIC_HALF_SIZE = 1.5
 _NGP_SCALE = 0.33
 _NGP_OFFSET = (0.5, 0.5, 0.5)
 _LARGEST_SIDE = 65_536
-_MILLIMETRES = 0.001
 _PLANAR = "planar"
 _WORLD = "world"
 _PASSES = {"depth": "depth_file_path", "normal": "normal_file_path", "mask": "mask_path"}
@@ -411,8 +410,8 @@ def _passes(
     found = {}
     for name, key in _PASSES.items():
         file = frame.get(key)
-        if file is None or (name == "normal" and _own(content, "normal").get("space") != _WORLD):
-            continue  # whose normals have no space of ours, has them in one that nobody told us
+        if file is None or not _is_told(name, content):
+            continue
         if not isinstance(file, str) or not file or "\0" in file:
             raise BadInput(f"{where}.{key}: {file!r}; give a file beside the json")
         with contextlib.suppress(OSError):  # a name that no file can have
@@ -421,8 +420,19 @@ def _passes(
     return found
 
 
+def _is_told(name: str, content: dict[str, Any]) -> bool:
+    """Whether the json says what a pass holds.
+
+    Another program's depth may be a sensor's or a network's guess, of any size and unit, and its
+    normals may be in any space: too little to be taken for exact.
+    """
+    if name == "normal":
+        return _own(content, "normal").get("space") == _WORLD
+    return name != "depth" or bool(_own(content, "depth"))
+
+
 def _depth_unit(path: pathlib.Path, content: dict[str, Any]) -> float:
-    """Where a dataset does not say it, nerfstudio's millimetres; its depth is planar too."""
+    """Scene units; 1 where the json does not say it."""
     depth = _own(content, "depth")
     if depth.get("distance", _PLANAR) != _PLANAR:
         raise BadInput(
@@ -432,7 +442,7 @@ def _depth_unit(path: pathlib.Path, content: dict[str, Any]) -> float:
     unit = _number(depth, {}, "unit", f"{path}: neural_fields.depth")
     if unit is not None and unit <= 0.0:
         raise BadInput(f"{path}: neural_fields.depth.unit: {unit:g}; export the dataset again")
-    return _MILLIMETRES if unit is None else unit
+    return 1.0 if unit is None else unit
 
 
 def _own(content: dict[str, Any], key: str) -> dict[str, Any]:

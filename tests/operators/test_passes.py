@@ -176,6 +176,9 @@ def test_the_scene_s_own_ways_of_rendering_do_not_matter(surfaces, tmp_path: pat
     render.use_multiview = render.use_border = render.use_crop_to_border = True
     render.border_max_x = render.border_max_y = 0.4
     render.use_motion_blur = True
+    surfaces.cycles.sample_offset = 8
+    if hasattr(surfaces.cycles, "use_sample_subset"):  # from 4.5
+        surfaces.cycles.use_sample_subset, surfaces.cycles.sample_subset_length = True, 8
     surfaces.view_layers.new("another").use_pass_z = True
     for item in surfaces.objects:
         if item.type == "MESH":
@@ -196,6 +199,7 @@ def test_the_scene_s_own_ways_of_rendering_do_not_matter(surfaces, tmp_path: pat
         told |= known_surfaces.check(view, *read(found, view))
     assert told == {"ball", "square"}
     assert [layer.use_pass_z for layer in surfaces.view_layers] == [False, True]
+    assert surfaces.cycles.sample_offset == 8
 
 
 def test_an_engine_without_passes_is_refused(surfaces, tmp_path: pathlib.Path) -> None:

@@ -220,16 +220,22 @@ def test_nerfstudio_has_intrinsics_a_frame_and_lists_of_splits(tmp_path):
     assert view.intrinsics == Intrinsics(10, 20, 30.0, 30.0, 5.0, 10.0)
 
 
-def test_nerfstudio_has_depth_in_millimetres_and_masks(tmp_path):
-    """What space another program's normals are in is not known."""
+def test_passes_of_others_are_taken_where_the_json_says_what_they_hold(tmp_path):
+    """nerfstudio's depth may be a phone's, a quarter of the image's size and off by centimetres."""
     passes = {"depth_file_path": "d.png", "mask_path": "m.png", "normal_file_path": "n.png"}
     frames = [frame(**passes), frame("b.png", depth_file_path="gone.png", mask_path=None)]
-    folder_with(tmp_path, GOOD | {"frames": frames}, ["a.png", "b.png", "d.png", "m.png", "n.png"])
+    files = ["a.png", "b.png", "d.png", "m.png", "n.png"]
+    folder_with(tmp_path, GOOD | {"frames": frames}, files)
+    first, second = transforms.read(tmp_path).views
+    assert (first.depth, first.mask, first.normal) == (None, "m.png", None)
+    assert (second.depth, second.mask) == (None, None)
+    told = {"depth": {"distance": "planar", "unit": 0.001}, "normal": {"space": "world"}}
+    folder_with(tmp_path, GOOD | {"frames": frames, "neural_fields": told}, files)
     found = transforms.read(tmp_path)
     assert found.depth_unit == 0.001
     first, second = found.views
-    assert (first.depth, first.mask, first.normal) == ("d.png", "m.png", None)
-    assert (second.depth, second.mask) == (None, None)
+    assert (first.depth, first.normal) == ("d.png", "n.png")
+    assert second.depth is None
 
 
 def test_without_bounds_the_cameras_say_where_the_object_is(tmp_path):
@@ -267,6 +273,7 @@ def test_a_pose_of_three_rows(tmp_path):
 
 GOOD = {"w": 10, "h": 10, "fl_x": 9.0}
 FAR_POSE = [[1, 0, 0, 1e300], *POSE[1:]]
+TOLD = {"neural_fields": {"depth": {"distance": "planar"}}}
 NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
 
 
@@ -306,7 +313,7 @@ NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
         (GOOD | {"aabb": "big", "frames": [frame()]}, "aabb"),
         (GOOD | {"neural_fields": {"bounds": [[0] * 3] * 2}, "frames": [frame()]}, "bounds"),
         (GOOD | {"scale": "x", "frames": [frame()]}, "scale"),
-        (GOOD | {"frames": [frame(depth_file_path=3)]}, r"frames\[0\]\.depth_file_path"),
+        (GOOD | {"frames": [frame(depth_file_path=3)], **TOLD}, r"frames\[0\]\.depth_file_path"),
         (GOOD | {"frames": [frame(mask_path="a\0.png")]}, r"frames\[0\]\.mask_path"),
         (GOOD | {"neural_fields": {"depth": {"distance": "ray"}}, "frames": [frame()]}, "planar"),
         (GOOD | {"neural_fields": {"depth": {"unit": 0}}, "frames": [frame()]}, "depth.unit: 0"),
