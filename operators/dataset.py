@@ -381,7 +381,7 @@ def _save_passes(stage: Stage, shot: rigs.Shot, slot: int, store: _Store) -> Non
     depth, normal = store.part(view.depth), store.part(view.normal)
     try:
         with store.writing():
-            passes.save(stage.scene, view, shot.clip[1], slot, depth, normal)
+            passes.save(stage.scene, view, slot, depth, normal)
     except RuntimeError as error:
         raise _failed(view.file, str(error)) from None
 

@@ -38,7 +38,6 @@ IMAGE: dict[str, Any] = {
 _PASSES = (("Depth", "Z"), ("Normal", "XYZ"), ("Position", "XYZ"))
 
 _NOTHING = 1e9
-_NEARLY = 1.0 - 1e-4
 
 _ONE_SURFACE = 0.996
 """Cycles averages a pixel's normals. Where the mean is as long as this, they lie within about 5
@@ -71,7 +70,6 @@ def current_slot() -> int:
 def save(
     scene: bpy.types.Scene,
     view: View,
-    clip_end: float,
     slot: int,
     depth: pathlib.Path,
     normal: pathlib.Path,
@@ -79,7 +77,6 @@ def save(
     """Write the passes of the scene's last render, whose image settings are ``IMAGE``.
 
     Args:
-        clip_end: the camera's, scene units.
         slot: the one that it went to; the person may be looking at another one.
         depth, normal: where to. The first holds all passes for a moment.
 
@@ -105,7 +102,7 @@ def save(
             f"{scene.render.engine} gave no depth and normals: choose Cycles or EEVEE (and a view "
             "layer's name of 50 letters at most), or in the Dataset panel Depth and Normals: Off"
         ) from None
-    depths, normals = of_view(view, clip_end, *seen)
+    depths, normals = of_view(view, *seen)
     exr.write(depth, {"Y": depths})
     exr.write(normal, dict(zip("RGB", np.moveaxis(normals.astype(np.float16), -1, 0), strict=True)))
 
@@ -121,23 +118,22 @@ def _pass(channels: dict[str, Floats], name: str, components: str) -> Floats:
     return values[0] if len(values) == 1 else np.stack(values, -1)
 
 
-def of_view(
-    view: View, clip_end: float, depth: Floats, normal: Floats, position: Floats
-) -> tuple[Floats, Floats]:
+def of_view(view: View, depth: Floats, normal: Floats, position: Floats) -> tuple[Floats, Floats]:
     """From a render's passes to what a dataset holds (``neural_backend.dataset.passes``).
 
     Args:
         view: the camera, without distortion.
-        clip_end: the depth behind which it sees nothing.
-        depth: [H, W] planar. Where nothing is, Cycles has 1e10 and EEVEE the clip end.
+        depth: [H, W] planar. Where nothing is, Cycles has 1e10, and EEVEE the clip end with the
+            error of its depth buffer, which may be a few per cent.
         normal: [H, W, 3] in world space; a mean of several where it is not of length 1.
-        position: [H, W, 3] the point whose depth it is, in world space, exact or in half precision.
+        position: [H, W, 3] the point whose depth it is, in world space, exact or in half precision;
+            0 where nothing is.
 
     Returns:
         [H, W] planar depth at the pixels' centres, 0 where there is no surface, and [H, W, 3] unit
         normals, 0 where there is none or no single one.
     """
-    hit = (depth > 0.0) & (depth < min(clip_end * _NEARLY, _NOTHING))
+    hit = (depth > 0.0) & (depth < _NOTHING) & position.any(-1)
     length = np.linalg.norm(normal, axis=-1)
     sure = hit & (length >= _ONE_SURFACE)
     normal = np.where(sure[..., None], normal / np.where(sure, length, 1.0)[..., None], 0.0)

@@ -268,7 +268,7 @@ def test_a_sample_beside_the_centre_is_led_back_to_it() -> None:
     """As EEVEE's; its position pass is of half precision."""
     camera = view()
     depth, normal, position, both, truth = of_sample(camera, 0.21, -0.3)
-    found, unit = passes.of_view(camera, 50.0, depth, normal, position)
+    found, unit = passes.of_view(camera, depth, normal, position)
     assert np.abs(depth - truth)[both].max() > 5e-3
     assert np.abs(found - truth)[both].max() < 2e-4
     np.testing.assert_allclose(unit[both], normal[both])
@@ -281,10 +281,10 @@ def test_imprecise_positions_change_nothing() -> None:
     depth, normal, position, both, _ = of_sample(view(), 0.21, -0.3)
     moved = view(place=place)
     position = (position + np.array(place)).astype(np.float16)
-    found, _ = passes.of_view(moved, 50.0, depth, normal, position)
+    found, _ = passes.of_view(moved, depth, normal, position)
     np.testing.assert_allclose(found[both], depth[both], rtol=1e-6)
     # beyond what half precision holds
-    found, _ = passes.of_view(moved, 50.0, depth, normal, np.full_like(position, np.inf))
+    found, _ = passes.of_view(moved, depth, normal, np.full_like(position, np.inf))
     np.testing.assert_allclose(found[both], depth[both], rtol=1e-6)
 
 
@@ -295,8 +295,10 @@ def test_mixed_normals_are_left_out() -> None:
     normal[..., 2] = 1.0
     normal[0, 0] = 0.5 * np.array([1.0, 0.0, 0.0]) + 0.5 * normal[0, 1]
     normal[1, 1] *= 0.9  # a tenth of the background
-    depth[2, 2], depth[3, 3] = 1e10, 50.0
-    found, unit = passes.of_view(camera, 50.0, depth, normal, np.zeros((4, 4, 3)))
+    position = np.ones((4, 4, 3))
+    depth[2, 2] = 1e10
+    depth[3, 3], position[3, 3] = 49.3, 0.0  # EEVEE's nothing, of a clip end of 50
+    found, unit = passes.of_view(camera, depth, normal, position)
     assert not unit[0, 0].any()
     assert not unit[1, 1].any()
     assert not unit[2, 2].any()
