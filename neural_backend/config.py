@@ -178,7 +178,7 @@ class TrainingSettings:
     levels: int = knob(0, "Hash grid: levels; 0 fits device and time", low=0, high=32)
     features: int = knob(2, "Hash grid: features a level", low=1, high=8)
     log2_table_size: int = knob(
-        0, "Hash grid: log2 of the entries a level; 0 fits device and time", low=0, high=26
+        0, "Hash grid: log2 of the entries a level; 0 fits device and time", low=0, high=24
     )
     coarsest: int = knob(16, "Hash grid: cells along the coarsest level's edge", low=2, high=1024)
     finest: int = knob(

@@ -24,6 +24,8 @@ Result = TypeVar("Result")
 _DEEP = ("I", "F")
 """How the names of Pillow's modes begin that have more than 8 bits a channel."""
 
+_BRIGHTEST = 65504.0
+"""Linear light is no brighter, as in a half float: squares of brighter fireflies overflow."""
 _OPAQUE = 1.0 - 0.5 / 255.0
 
 
@@ -117,7 +119,7 @@ def read_image(path: pathlib.Path) -> npt.NDArray:
         return _rgba(np.clip(np.round(pixels / 257.0), 0, 255).astype(np.uint8), 255)
     if not np.isfinite(pixels).all():
         raise BadInput(f"{path}: holds NaN or infinite pixels; render this view again")
-    return _rgba(pixels, 1.0)
+    return _rgba(np.minimum(pixels, _BRIGHTEST).astype(pixels.dtype, copy=False), 1.0)
 
 
 def _rgba(pixels: npt.NDArray, opaque: float) -> npt.NDArray:

@@ -9,6 +9,10 @@ from torch import Tensor
 
 from ..config import TrainingSettings
 from ..kernels import Kernels, hash_grid
+from ..protocol import BadInput
+
+MOST_OCTAVES = 24
+"""Of positional features: coordinates in single precision tell no more apart."""
 
 
 class Plain(torch.nn.Module):
@@ -77,6 +81,11 @@ def make_encoding(
         return Fourier(2.0 * math.pi * torch.eye(3))
     if settings.encoding == "positional":
         count = settings.frequencies
+        if count > MOST_OCTAVES:
+            raise BadInput(
+                f"frequencies: {count} octaves end in waves that no number can tell apart; "
+                f"positional features take at most {MOST_OCTAVES}"
+            )
         octaves = 2.0 * math.pi * 2.0 ** torch.arange(count)
         return Fourier((torch.eye(3)[:, :, None] * octaves).reshape(3, 3 * count))
     frequencies = torch.randn(3, settings.frequencies, generator=generator)

@@ -30,7 +30,7 @@ def test_every_knob_has_a_help_and_a_default_in_its_range(group):
         ({"max_seconds": math.nan}, "max_seconds"),
         ({"max_seconds": math.inf}, "max_seconds"),
         ({"max_seconds": -1.0}, "at least 0"),
-        ({"log2_table_size": 40}, "at most 26"),
+        ({"log2_table_size": 40}, "at most 24"),
         ({"levels": 2.5}, "whole number"),
         ({"levels": "8"}, "number"),
         ({"levels": True}, "number"),

@@ -106,6 +106,13 @@ def test_nan_pixels_are_named(tmp_path, value):
         images.load_views(dataset(tmp_path, ("a.exr", 4, 4)), "train")
 
 
+def test_fireflies_are_no_brighter_than_a_half_float(tmp_path):
+    pixels = np.full((4, 4), 1e30, np.float32)
+    write_exr(tmp_path / "a.exr", {"R": pixels, "G": pixels, "B": pixels})
+    loaded = images.load_views(dataset(tmp_path, ("a.exr", 4, 4)), "train")
+    assert loaded.pixels[..., :3].float().max() == 65504.0
+
+
 def test_damaged_images_are_named(tmp_path):
     path = tmp_path / "a.png"
     imageio.v3.imwrite(path, np.zeros((40, 40, 3), np.uint8))

@@ -8,6 +8,7 @@ from neural_backend.config import TrainingSettings
 from neural_backend.fields import encodings
 from neural_backend.fields.encodings import make_encoding
 from neural_backend.kernels import choose
+from neural_backend.protocol import BadInput
 from neural_backend.training.fitting import fit
 
 CPU = torch.device("cpu")
@@ -40,6 +41,11 @@ def test_positional_doubles_its_frequency():
     assert module.features == 2 * 3 * 4
     expected = [2 * math.pi * 2**k for k in range(4)]
     assert module.frequencies[1].tolist() == pytest.approx([0.0] * 4 + expected + [0.0] * 4)
+
+
+def test_octaves_beyond_what_numbers_tell_apart_are_refused():
+    with pytest.raises(BadInput, match="frequencies: 129 octaves"):
+        encoding(encoding="positional", frequencies=129)
 
 
 def test_gaussian_features_are_cosines_and_sines():
