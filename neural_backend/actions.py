@@ -11,11 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 from . import progress
+from .config import ResultSettings
 from .dataset import images, transforms
 from .dataset.colour import displayed
 from .dataset.transforms import Split, View
-from .extraction import comparison, marching_cubes, mesh_file, sequence, vertex_colors
-from .extraction.marching_cubes import Volume
+from .extraction import (
+    comparison,
+    depth,
+    marching_cubes,
+    mesh_file,
+    meshing,
+    radiance_surface,
+    sequence,
+    surface,
+    surface_colors,
+    topology,
+)
+from .extraction.surface import Volume
 from .fields.radiance import RadianceField
 from .protocol import BadInput
 from .rendering import sphere_tracing, volume
@@ -46,7 +58,8 @@ def evaluate(run_folder: str, split: Split, views: int) -> dict[str, float | Non
 
     Returns:
         Names and numbers. nerf: psnr (decibels), ssim, views, seconds_per_view. sdf: iou, chamfer
-        (as a fraction of the bounding box's diagonal), normal_error (degrees).
+        (as a fraction of the bounding box's diagonal), normal_error (degrees), and boundary_edges
+        and components of the extracted mesh.
 
     Raises:
         BadInput: the run, or what it is compared with, cannot be read.
@@ -74,45 +87,70 @@ def evaluate(run_folder: str, split: Split, views: int) -> dict[str, float | Non
     reference = Reference(run.source, run.field_from_world)
     low, high = reference.vertices.min(axis=0), reference.vertices.max(axis=0)
     iou = comparison.intersection_over_union(run.field, reference.distance, low, high, run.device)
-    vertices, faces = marching_cubes.extract(
-        marching_cubes.from_signed_distance(run.field, run.device), _COMPARED_RESOLUTION
-    )
+    volume = _volume(run, _COMPARED_RESOLUTION)
+    vertices, faces, _ = marching_cubes.extract(volume, _COMPARED_RESOLUTION)
     chamfer, normal_error = comparison.surface_errors(
         vertices, faces, reference.vertices, reference.faces
     )
     diagonal = float(np.linalg.norm(high - low))
-    return {"iou": iou, "chamfer": chamfer / diagonal, "normal_error": normal_error}
+    return {
+        "iou": iou,
+        "chamfer": chamfer / diagonal,
+        "normal_error": normal_error,
+        "boundary_edges": topology.boundary_edges(faces),
+        "components": topology.components(len(vertices), faces),
+    }
 
 
-def mesh(run_folder: str, output: str, resolution: int) -> tuple[int, int]:
-    """Extract a run's surface into a file; returns the number of vertices and of faces.
+def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, int]:
+    """Extract a run's surface into a file.
+
+    Args:
+        settings: resolution, faces and texture of the mesh.
+
+    Returns:
+        Names and numbers: vertices, faces, boundary_edges, components.
 
     Raises:
-        BadInput: the run cannot be read, has no surface, or the file cannot be written.
+        BadInput: the run or the views of its field cannot be read, it has no surface, or the file
+            cannot be written.
     """
     path = mesh_file.check_output(output)
     run = runs.open_run(run_folder)
     try:
-        vertices, faces = marching_cubes.extract(_volume(run), resolution)
+        found = meshing.meshed(_volume(run, settings.mesh_resolution), settings)
     except BadInput as error:
         raise BadInput(f"{run_folder}: {error}") from None
-    normals = marching_cubes.vertex_normals(vertices, faces)
-    colors = None
-    if isinstance(run.field, RadianceField):
-        colors = vertex_colors.of_radiance(run.field, vertices, normals, resolution, run.device)
-    world_from_field = np.linalg.inv(run.field_from_world)
-    world = vertices @ world_from_field[:3, :3].T + world_from_field[:3, 3]
-    mesh_file.write(path, mesh_file.Mesh(world, faces, normals, colors))
-    return len(vertices), len(faces)
+    mesh_file.write(path, found.moved(np.linalg.inv(run.field_from_world)))
+    return {
+        "vertices": len(found.vertices),
+        "faces": len(found.faces),
+        "boundary_edges": topology.boundary_edges(found.faces),
+        "components": topology.components(len(found.vertices), found.faces),
+    }
 
 
-def _volume(run: OpenRun) -> Volume:
-    if isinstance(run.field, RadianceField) and run.grid is not None:
-        density, grid = run.field.density, run.grid
-        # what lies around the inner region has no shape in the unit box that is its own; within,
-        # cameras may stand in a room, whose walls are a cavity
-        return marching_cubes.from_density(density, grid.inner, run.device, grid.contracted)
-    return marching_cubes.from_signed_distance(run.field, run.device)
+def _volume(run: OpenRun, resolution: int) -> Volume:
+    """A run's field as extraction sees it."""
+    if not isinstance(run.field, RadianceField):
+        return surface.from_signed_distance(run.field, run.device)
+    assert run.grid is not None
+    views = _views(run)
+    volume = radiance_surface.volume(
+        run.field, run.grid, run.kernels, views, run.field_from_world, resolution
+    )
+    return dataclasses.replace(volume, colors=surface_colors.of_radiance(run.field, run.kernels))
+
+
+def _views(run: OpenRun) -> tuple[View, ...]:
+    """The views that a radiance field was trained on; where they are gone, some from all around."""
+    try:
+        return transforms.read(run.source, images.image_size).split("train")
+    except BadInput:
+        # from around its surroundings nothing would be seen of what is in their middle
+        if run.grid is not None and run.grid.contracted:
+            raise
+        return depth.all_around(run.field_from_world)
 
 
 def render(run_folder: str, cameras: str, output: str) -> int:

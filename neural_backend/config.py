@@ -212,6 +212,21 @@ class ResultSettings:
     mesh_resolution: int = knob(
         256, "Cells along the longest side of the extracted mesh", unit="cells", low=8, high=1024
     )
+    mesh_faces: int = knob(
+        0,
+        "Faces of the mesh at most; 0 takes a number that is easy to work with",
+        unit="faces",
+        low=0,
+        high=100_000_000,
+    )
+    mesh_texture: int = knob(
+        0,
+        "Texels along the edge of the mesh's texture and normal map; 0 colours the vertices "
+        "instead, which is faster",
+        unit="texels",
+        low=0,
+        high=4096,
+    )
     sequence_path: SequencePath = knob(
         "auto",
         "Camera of the sequence: the active camera's animation, the rig's orbit, or (auto) the "

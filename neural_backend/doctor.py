@@ -17,6 +17,7 @@ from .protocol import EXIT_BAD_INPUT, EXIT_DONE, first_line
 LEAST_PYTHON = (3, 11)
 NEEDED = {
     "PIL": "pillow",
+    "fast_simplification": "fast-simplification",
     "igl": "libigl",
     "imageio": "imageio",
     "numpy": "numpy",
@@ -26,6 +27,7 @@ NEEDED = {
     "tqdm": "tqdm",
     "trimesh": "trimesh",
     "tyro": "tyro",
+    "xatlas": "xatlas",
 }
 """The modules that the backend imports, and the packages that bring them."""
 WANTED = {"numba": "numba"}

@@ -24,6 +24,7 @@ _CHUNK = struct.Struct("<II")
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
 _TYPES = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5125: "<u4", 5126: "<f4"}
 _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 _TRIANGLES = 4
 _DEEPEST = 64
 
@@ -35,12 +36,20 @@ class Triangles:
     Attributes:
         vertices: [V, 3] float32, scene units.
         faces: [F, 3] int32, indices of vertices.
+        normals: [V, 3] float32, unit vectors; None where the file has none.
         colours: [V, 4] float32, linear, RGBA; None where the file has no colours.
+        uv: [3 F, 2] float32, of the faces' corners, from the lower left; None where the file has
+            none.
+        pictures: PNGs or JPEGs that lie on the faces: ``color``, sRGB, and ``normal``, in tangent
+            space; none where the file's parts differ in theirs.
     """
 
     vertices: npt.NDArray[np.float32]
     faces: npt.NDArray[np.int32]
+    normals: npt.NDArray[np.float32] | None
     colours: npt.NDArray[np.float32] | None
+    uv: npt.NDArray[np.float32] | None
+    pictures: dict[str, bytes]
 
 
 def read(path: str | os.PathLike[str]) -> Triangles:
@@ -66,9 +75,36 @@ def read(path: str | os.PathLike[str]) -> Triangles:
         raise BadInput(
             f"{path}: not a mesh that can be read ({detail}); extract it again"
         ) from None
-    colours = [part.colours for part in parts if part.colours is not None]
-    whole = np.concatenate(colours) if len(colours) == len(parts) else None
-    return Triangles(vertices, faces, whole)
+    normals, colours, uv = (
+        _joined([getattr(part, name) for part in parts]) for name in ("normals", "colours", "uv")
+    )
+    pictures = parts[0].pictures if len(parts) == 1 else {}
+    triangles = Triangles(vertices, faces, normals, colours, uv, pictures)
+    return triangles if uv is None else _welded(triangles)
+
+
+def _joined(values: list[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32] | None:
+    there = [value for value in values if value is not None]
+    return np.concatenate(there) if len(there) == len(values) else None
+
+
+def _welded(triangles: Triangles) -> Triangles:
+    """The vertices in one place made one: the file has them twice where its texture has a seam."""
+    # as bytes they compare whole
+    keys = np.ascontiguousarray(triangles.vertices + np.float32(0.0)).view("V12")[:, 0]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    # in the file's order, as vertices near one another are near in memory then
+    order = np.argsort(first)
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    kept = first[order]
+    return dataclasses.replace(
+        triangles,
+        vertices=triangles.vertices[kept],
+        faces=place[inverse.ravel()][triangles.faces].astype(np.int32),
+        normals=None if triangles.normals is None else triangles.normals[kept],
+        colours=None if triangles.colours is None else triangles.colours[kept],
+    )
 
 
 def _shifted(parts: list[Triangles]) -> list[npt.NDArray[np.int32]]:
@@ -118,8 +154,7 @@ class _Document:
         attributes = primitive["attributes"]
         positions = self._accessor(attributes["POSITION"]).reshape(-1, 3)
         placed = positions @ world[:3, :3].T + world[:3, 3]
-        # glTF is Y up
-        vertices = np.stack([placed[:, 0], -placed[:, 2], placed[:, 1]], axis=1)
+        vertices = _z_up(placed)
         if "indices" in primitive:
             faces = self._accessor(primitive["indices"]).reshape(-1, 3)
         else:
@@ -130,7 +165,55 @@ class _Document:
             if colours.shape != (len(vertices), 4):
                 colours = np.hstack([colours[:, :3], np.ones((len(vertices), 1))])
             colours = colours.astype(np.float32)
-        return Triangles(vertices.astype(np.float32), faces.astype(np.int32), colours)
+        normals = uv = None
+        if "NORMAL" in attributes:
+            # normals stand upright on what a matrix has bent
+            turned = self._of_vertices(attributes["NORMAL"], vertices) @ np.linalg.inv(
+                world[:3, :3]
+            )
+            length = np.linalg.norm(turned, axis=1, keepdims=True)
+            normals = _z_up(turned / np.maximum(length, 1e-30)).astype(np.float32)
+        if "TEXCOORD_0" in attributes:
+            corners = self._of_vertices(attributes["TEXCOORD_0"], vertices)[faces.ravel()]
+            # glTF counts from the upper left
+            uv = (corners * [1.0, -1.0] + [0.0, 1.0]).astype(np.float32)
+        return Triangles(
+            vertices.astype(np.float32),
+            faces.astype(np.int32),
+            normals,
+            colours,
+            uv,
+            {} if uv is None else self._pictures(primitive),
+        )
+
+    def _of_vertices(self, index: int, vertices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        values = self._accessor(index)
+        if len(values) != len(vertices):
+            raise ValueError("an attribute is not one a vertex")
+        return values
+
+    def _pictures(self, primitive: dict[str, Any]) -> dict[str, bytes]:
+        if "material" not in primitive:
+            return {}
+        material = self._json["materials"][primitive["material"]]
+        textures = {
+            "color": material.get("pbrMetallicRoughness", {}).get("baseColorTexture"),
+            "normal": material.get("normalTexture"),
+        }
+        return {
+            name: self._picture(texture["index"])
+            for name, texture in textures.items()
+            if texture is not None
+        }
+
+    def _picture(self, texture: int) -> bytes:
+        image = self._json["images"][self._json["textures"][texture]["source"]]
+        view = self._json["bufferViews"][image["bufferView"]]
+        start, length = view.get("byteOffset", 0), view["byteLength"]
+        data = self._bin[max(start, 0) : start + length]
+        if len(data) != length or not data.startswith(_PICTURES):
+            raise ValueError("a picture is cut short")
+        return data
 
     def _accessor(self, index: int) -> npt.NDArray[Any]:
         """[count, width] the accessor's values; normalised integers become fractions."""
@@ -149,6 +232,11 @@ class _Document:
         if accessor.get("normalized"):
             return values / np.float32(np.iinfo(kind).max)
         return values
+
+
+def _z_up(vectors: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """[V, 3] vectors as Blender has them; glTF is Y up."""
+    return np.stack([vectors[:, 0], -vectors[:, 2], vectors[:, 1]], axis=1)
 
 
 def _matrix(node: dict[str, Any]) -> mathutils.Matrix:

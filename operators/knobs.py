@@ -25,6 +25,8 @@ LABELS = {
     "passes": "Depth and Normals",
     "batch": "Samples a Step",
     "mesh_resolution": "Mesh Resolution",
+    "mesh_faces": "Faces",
+    "mesh_texture": "Texture Size",
     "sequence_path": "Camera Path",
     "sequence_frames": "Orbit Frames",
     "log2_table_size": "Table Size (log2)",

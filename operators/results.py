@@ -10,7 +10,7 @@ from typing import Any
 import bpy
 import numpy as np
 
-from ..neural_backend import protocol
+from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
 from . import backend, folders, glb, knobs, rig
@@ -21,23 +21,24 @@ from .scratch import results_of
 
 COLLECTION = "Neural Fields"
 COLOUR = "Color"
+BAKED_LIGHT = "Baked Light"
+PICTURE = "neural_fields_picture"
+"""Custom property of a texture's image: what it shows, ``color`` or ``normal``."""
 FIRST_FRAME, FRAMES = "neural_fields_first_frame", "neural_fields_frames"
 """Custom properties of a sequence's image: what an image user of it needs."""
 
 _GRACE = 5.0
+_GREY = (0.8, 0.8, 0.8, 1.0)
 
 
-def mesh_steps(program: str, output: pathlib.Path, resolution: int) -> Steps[pathlib.Path]:
+def mesh_steps(
+    program: str, output: pathlib.Path, settings: config.ResultSettings
+) -> Steps[pathlib.Path]:
     """Let the backend extract the run's mesh; returns the file."""
     file = output / folders.MESH
-    arguments = [
-        "mesh",
-        str(run_of(output)),
-        "--output",
-        str(file),
-        "--resolution",
-        str(resolution),
-    ]
+    arguments = ["mesh", str(run_of(output)), "--output", str(file)]
+    for name in ("resolution", "texture", "faces"):
+        arguments += [f"--{name}", str(getattr(settings, f"mesh_{name}"))]
     log = protocol.RunFolder(output / folders.RUN).log
     extracting = Status("Extracting the mesh")
     yield extracting
@@ -166,11 +167,27 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
             bpy.data.meshes.remove(old)
         for material in materials:
             if material.users == 0 and material.get(MARK):
-                bpy.data.materials.remove(material)
+                _remove_material(material)
     mesh.name = name
     mesh.materials[0].name = name
-    _show_colours()
+    for image in _images(mesh.materials[0]):
+        image.name = f"{name} {image[PICTURE]}"
+    _show_colours("TEXTURE" if "color" in triangles.pictures else "VERTEX")
     return found
+
+
+def _images(material: bpy.types.Material) -> list[bpy.types.Image]:
+    """Those of a material that came with it."""
+    images = {getattr(node, "image", None) for node in material.node_tree.nodes}
+    return [image for image in images if image is not None and image.get(PICTURE)]
+
+
+def _remove_material(material: bpy.types.Material) -> None:
+    images = _images(material)
+    bpy.data.materials.remove(material)
+    for image in images:
+        if image.users == 0:
+            bpy.data.images.remove(image)
 
 
 def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
@@ -185,31 +202,100 @@ def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
     mesh.polygons.foreach_set("use_smooth", np.ones(count, dtype=bool))
     colours = triangles.colours
     if colours is None:
-        colours = np.full((len(triangles.vertices), 4), (0.8, 0.8, 0.8, 1.0), np.float32)
-    attribute = mesh.color_attributes.new(COLOUR, "FLOAT_COLOR", "POINT")
-    attribute.data.foreach_set("color", colours.ravel())
-    mesh.color_attributes.active_color = attribute
-    mesh.color_attributes.render_color_index = 0
+        colours = np.full((len(triangles.vertices), 4), _GREY, np.float32)
+    if "color" not in triangles.pictures:
+        attribute = mesh.color_attributes.new(COLOUR, "FLOAT_COLOR", "POINT")
+        attribute.data.foreach_set("color", colours.ravel())
+        mesh.color_attributes.active_color = attribute
+        mesh.color_attributes.render_color_index = 0
+    if triangles.uv is not None:
+        layer = mesh.uv_layers.new(name="UVMap", do_init=False)
+        layer.uv.foreach_set("vector", triangles.uv.ravel())
     mesh.update(calc_edges=True)
     mesh.validate()
-    mesh.materials.append(_material(name, colours, lit=triangles.colours is None))
+    if triangles.normals is not None:
+        mesh.normals_split_custom_set_from_vertices(triangles.normals)
+    if triangles.pictures:
+        mesh.materials.append(_textured_material(name, triangles.pictures))
+    else:
+        mesh.materials.append(_plain_material(name, colours, lit=triangles.colours is None))
     return mesh
 
 
-def _material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
-    """Shows the colours as they are: the light of the scene is in them already.
+def _empty_material(name: str) -> bpy.types.Material:
+    material = bpy.data.materials.new(name)
+    material[MARK] = name
+    if material.node_tree is None:  # from 5.0 a material always has one
+        material.use_nodes = True
+    material.node_tree.nodes.clear()
+    return material
+
+
+def _textured_material(name: str, pictures: dict[str, bytes]) -> bpy.types.Material:
+    """Shows the texture as it is: the light of the scene is in it already.
+
+    The node ``BAKED_LIGHT`` fades between that, 1, and a surface of these colours in the light of
+    the scene that it stands in now, 0. Without a colour texture only the latter is there.
+    """
+    material = _empty_material(name)
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    result = nodes.new("ShaderNodeOutputMaterial")
+    shader = nodes.new("ShaderNodeBsdfPrincipled")
+    result.location, shader.location = (300, 0), (0, 0)
+    links.new(shader.outputs["BSDF"], result.inputs["Surface"])
+    shader.inputs["Base Color"].default_value = _GREY
+    shader.inputs["Roughness"].default_value = 0.9
+    # highlights are in the colours; what an object of none reflects nobody knows
+    shader.inputs["Specular IOR Level"].default_value = 0.0
+    if "normal" in pictures:
+        bumps = _picture_node(material, "normal", pictures["normal"])
+        bumps.image.colorspace_settings.name = "Non-Color"
+        bend = nodes.new("ShaderNodeNormalMap")
+        bend.uv_map = "UVMap"
+        bumps.location, bend.location = (-600, -400), (-250, -400)
+        links.new(bumps.outputs["Color"], bend.inputs["Color"])
+        links.new(bend.outputs["Normal"], shader.inputs["Normal"])
+    if "color" in pictures:
+        picture = _picture_node(material, "color", pictures["color"])
+        baked, lit = nodes.new("ShaderNodeValue"), nodes.new("ShaderNodeMix")
+        baked.name = baked.label = BAKED_LIGHT
+        baked.outputs[0].default_value = 1.0
+        lit.data_type = "RGBA"
+        sockets = {socket.identifier: socket for socket in lit.inputs}
+        sockets["B_Color"].default_value = (0.0, 0.0, 0.0, 1.0)
+        picture.location, baked.location, lit.location = (-600, 0), (-600, 150), (-250, 150)
+        links.new(baked.outputs[0], sockets["Factor_Float"])
+        links.new(picture.outputs["Color"], sockets["A_Color"])
+        colour = next(socket for socket in lit.outputs if socket.identifier == "Result_Color")
+        links.new(colour, shader.inputs["Base Color"])
+        links.new(picture.outputs["Color"], shader.inputs["Emission Color"])
+        links.new(baked.outputs[0], shader.inputs["Emission Strength"])
+        # the solid view shows the active one
+        nodes.active = picture
+    return material
+
+
+def _picture_node(material: bpy.types.Material, kind: str, data: bytes) -> bpy.types.Node:
+    """A node with a picture of its own, which is part of the .blend file."""
+    image = bpy.data.images.new(f"{material.name} {kind}", 8, 8)
+    image.pack(data=data, data_len=len(data))
+    image.source = "FILE"
+    image[PICTURE] = kind
+    node = material.node_tree.nodes.new("ShaderNodeTexImage")
+    node.image = image
+    return node
+
+
+def _plain_material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
+    """Shows the vertices' colours as they are: the light of the scene is in them already.
 
     A mesh that brought no colours is ``lit`` by the scene like any other.
     """
-    material = bpy.data.materials.new(name)
-    material[MARK] = name
+    material = _empty_material(name)
     # the solid view's Material colour
     mean = np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist()
     material.diffuse_color = (*mean, 1.0)  # type: ignore[assignment]
-    if material.node_tree is None:  # from 5.0 a material always has one
-        material.use_nodes = True
     nodes, links = material.node_tree.nodes, material.node_tree.links
-    nodes.clear()
     colour = nodes.new("ShaderNodeVertexColor")
     colour.layer_name = COLOUR
     shader = nodes.new("ShaderNodeBsdfDiffuse" if lit else "ShaderNodeEmission")
@@ -230,8 +316,8 @@ def _collection(scene: bpy.types.Scene) -> bpy.types.Collection:
     return collection
 
 
-def _show_colours() -> None:
-    """Let solid views show colour attributes, in the windows that are open.
+def _show_colours(kind: str) -> None:
+    """Let solid views show colours of a ``kind``, in the windows that are open.
 
     Only those whose colour is Material, the default: another one was chosen. It stays so, for the
     mesh has no other colours to show; Solid's Color menu sets it back.
@@ -244,7 +330,7 @@ def _show_colours() -> None:
                 continue
             shading = area.spaces.active.shading
             if shading.type == "SOLID" and shading.color_type == "MATERIAL":
-                shading.color_type = "VERTEX"
+                shading.color_type = kind
 
 
 def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
@@ -318,7 +404,7 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
             file, name = output / folders.MESH, output.name
             if self.extract or _is_stale(file, output):
                 program = yield from backend.check_steps()
-                yield from mesh_steps(program, output, settings.result.mesh_resolution)
+                yield from mesh_steps(program, output, settings.result)
         imported = import_mesh(scene_of(scene), file, name)
         return f"Imported {imported.name}: {len(imported.data.polygons)} faces"
 

@@ -178,7 +178,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         done = yield from training_steps(program, source, output, settings.training, self.resume)
         brought = []
         if settings.result.mesh:
-            file = yield from results.mesh_steps(program, output, settings.result.mesh_resolution)
+            file = yield from results.mesh_steps(program, output, settings.result)
             mesh = results.import_mesh(place.scene, file, output.name)
             brought.append(f"mesh {mesh.name}")
         if settings.result.sequence:

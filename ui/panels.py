@@ -162,7 +162,8 @@ class NEURAL_FIELDS_PT_result(_Panel, bpy.types.Panel):
         column.prop(result, "mesh")
         part = column.column()
         part.active = result.mesh
-        part.prop(result, "mesh_resolution")
+        for name in ("mesh_resolution", "mesh_faces", "mesh_texture"):
+            part.prop(result, name)
         column.prop(result, "sequence")
         part = column.column()
         part.active = result.sequence

@@ -1,156 +1,68 @@
 """Triangle meshes out of fields, by marching cubes.
 
-Lorensen and Cline 1987; the topology is Lewiner's (2003), as scikit-image has it. A coarse pass
-finds where the surface is; the fine pass asks the field only there.
+Lorensen and Cline 1987; the topology is Lewiner's (2003), as scikit-image has it. Coarse passes
+find where the surface is; the fine one asks the field only there, and works in slabs, so that its
+memory grows with the square of the resolution.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import skimage.measure
 import torch
-import trimesh
 
-from ..protocol import BadInput
+from . import topology
+from .surface import Volume, no_surface, projected
+from .topology import Faces, Points
 
-_COARSE = 64  # cells along the unit box's edge
-_BLOCK = 8  # fine cells along a block's edge
-_CHUNK = 1 << 18
+_COARSE = 64  # cells along the longest edge of the box where the surface is looked for
+_BRICK = 8  # lattice points along the edge of what is asked for or left out
+_TILE = 32  # cells along the edge of what is marched through at once: a slab's thickness
+_CHUNK = 1 << 16
 _SMALL = 0.03  # a component's diagonal, beside the largest one's
-_LIGHT_CELLS = 160  # along the longest side
-_DIRECTIONS_SEEN = 4  # of 26; several, as single rays find their way through pores
-_PROBES = 1 << 16
-_OPAQUE_WITHIN = 1.0 / 16  # of the unit box's edge
-
-
-@dataclasses.dataclass(frozen=True)
-class Volume:
-    """A field as marching cubes sees it.
-
-    Attributes:
-        value: maps [N, 3] points of the unit box to [N] values, on their device; the inside is
-            where they are above ``level``.
-        level: the surface's value.
-        may_hold: says for [M, 3] centres of cubes of a given half edge, [M], which of them the
-            surface may pass through. What it leaves out is never asked for.
-        device: of the points.
-        cavities: whether closed surfaces around empty space are wanted.
-        advice: what a person can do when there is no surface.
-    """
-
-    value: Callable[[torch.Tensor], torch.Tensor]
-    level: float
-    may_hold: Callable[[torch.Tensor, float], torch.Tensor]
-    device: torch.device
-    cavities: bool
-    advice: str
-
-
-def from_signed_distance(
-    field: Callable[[torch.Tensor], torch.Tensor], device: torch.device
-) -> Volume:
-    """The zero set of a field that maps [N, 3] points of the unit box to [N] signed distances."""
-
-    def may_hold(centres: torch.Tensor, half_edge: float) -> torch.Tensor:
-        # the surface is nearer than the cube's half diagonal; twice, as training is not exact
-        return field(centres).abs() < 2.0 * 3.0**0.5 * half_edge
-
-    return Volume(lambda points: -field(points), 0.0, may_hold, device, True, "train longer")
-
-
-def from_density(
-    density: Callable[[torch.Tensor], torch.Tensor],
-    occupied: torch.Tensor,
-    device: torch.device,
-    cavities: bool = False,
-) -> Volume:
-    """Where a radiance field turns opaque.
-
-    The level is the density at which a length of ``_OPAQUE_WITHIN`` lets half of the light
-    through: what is thinner than that and less dense is haze, not a surface. A field that has
-    trained so little that all of it is haze has its surface at half of its high densities.
-
-    Args:
-        density: maps [N, 3] points of the unit box to [N], per field unit of length.
-        occupied: [G, G, G] bool, indexed x, y, z: the cells outside of which it is not asked.
-        cavities: see ``Volume``.
-    """
-    size = len(occupied)
-    grid = occupied.float()
-
-    def may_hold(centres: torch.Tensor, half_edge: float) -> torch.Tensor:
-        reach = min(math.ceil(half_edge * size), size - 1)
-        held = grid
-        for axis in range(3):  # one after the other: a cube's cells at once take for ever
-            rows = held.transpose(axis, 2)
-            pooled = torch.nn.functional.max_pool1d(
-                rows.reshape(1, size * size, size), 2 * reach + 1, stride=1, padding=reach
-            )
-            held = pooled.view(size, size, size).transpose(axis, 2)
-        cell = (centres * size).long().clamp(0, size - 1)
-        return held[cell[:, 0], cell[:, 1], cell[:, 2]] > 0.0
-
-    def value(points: torch.Tensor) -> torch.Tensor:
-        cell = (points * size).long().clamp(0, size - 1)
-        inside = occupied[cell[:, 0], cell[:, 1], cell[:, 2]]
-        values = torch.zeros(len(points), device=points.device)
-        values[inside] = density(points[inside]).clamp(max=2.0 * level)
-        return values
-
-    cells = occupied.nonzero()
-    if len(cells) > _PROBES:
-        cells = cells[torch.arange(_PROBES, device=cells.device) * len(cells) // _PROBES]
-    with torch.no_grad():
-        probed = density((cells + 0.5) / size)
-    high = float(torch.quantile(probed, 0.95)) if len(cells) else 0.0
-    level = min(math.log(2.0) / _OPAQUE_WITHIN, 0.5 * high)
-    return Volume(value, level, may_hold, device, cavities, "train longer")
+_LIMIT = 4.0  # cells; further from the surface no value matters
+_NUDGE = 1e-3
+"""Values are kept off zero by so much of their limit: no vertex falls on a lattice point."""
 
 
 @torch.no_grad()
-def extract(volume: Volume, resolution: int) -> tuple[npt.NDArray, npt.NDArray]:
+def extract(volume: Volume, resolution: int) -> tuple[Points, Faces, float]:
     """Extract the surface of ``volume`` in the unit box.
 
     Where the surface leaves the unit box it is closed along the box's wall. Components that are
     small beside the whole are dropped: floaters.
 
     Args:
-        resolution: cells along the longest side of the surface's bounds, as the coarse pass
-            finds them.
+        resolution: cells along the longest side of the surface's bounds, as the coarse passes
+            find them.
 
     Returns:
-        [M, 3] vertices, float64, in the unit box, and [K, 3] faces, counter-clockwise seen from
-        outside.
+        [M, 3] vertices, float64, in the unit box; [K, 3] faces, counter-clockwise seen from
+        outside; and the edge of a cell.
 
     Raises:
         BadInput: there is no surface.
     """
-    low, high = _occupied(volume)
+    low, high = _bounds(volume)
     cell = float((high - low).max()) / resolution
     # a margin, as the coarse pass sees no more than its cells; one layer further out is sealed
     low, high = (low - 2.0 * cell).clip(0.0, 1.0), (high + 2.0 * cell).clip(0.0, 1.0)
-    blocks = np.ceil((high - low) / (cell * _BLOCK) - 1e-9).astype(int).clip(1)
-    values = _sample(volume, low, cell, blocks)
-    if not (values > volume.level).any():
-        raise _no_surface(volume)
-    if not volume.cavities:
-        values[_unseen(values, cell)] = 2.0 * volume.level
-    vertices, faces, _, _ = skimage.measure.marching_cubes(
-        values, volume.level, gradient_direction="ascent", allow_degenerate=False
-    )
+    points = np.ceil((high - low) / cell - 1e-9).astype(np.int64) + 1
+    vertices, faces = _march(_Lattice(volume, low, cell, points))
+    if len(faces) == 0:
+        raise no_surface()
     # what lies beyond the box was sealed one layer out: back onto its wall
-    vertices = ((vertices.astype(np.float64) - 1.0) * cell + low).clip(0.0, 1.0)
-    return _without_small(vertices, faces.astype(np.int64), volume)
-
-
-def _no_surface(volume: Volume) -> BadInput:
-    return BadInput(f"the field has no surface inside its bounds; {volume.advice}")
+    vertices = ((vertices - 1.0) * cell + low).clip(0.0, 1.0)
+    vertices, faces = topology.without_small(vertices, faces, _SMALL, volume.cavities)
+    if len(faces) == 0:
+        raise no_surface()
+    if volume.distance:
+        vertices = projected(volume, vertices, cell)
+    return vertices, faces, cell
 
 
 def _grid(low: npt.NDArray, cell: float, counts: npt.NDArray) -> npt.NDArray:
@@ -167,127 +79,124 @@ def _ask(
     return torch.cat(parts).numpy().reshape(points.shape[:-1])
 
 
-def _occupied(volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
-    """[3], [3] corners of the box of all coarse cells with the surface or the inside in them."""
-    cell = 1.0 / _COARSE
-    centres = _grid(np.full(3, cell / 2), cell, np.full(3, _COARSE))
-    held = _ask(lambda points: volume.may_hold(points, cell / 2), centres, volume.device)
-    # an inside that reaches the unit box's wall has no surface there of its own
-    held |= _ask(volume.value, centres, volume.device) > volume.level
-    if not held.any():
-        raise _no_surface(volume)
-    inside = np.argwhere(held)
-    return inside.min(axis=0) * cell, (inside.max(axis=0) + 1) * cell
+def _bounds(volume: Volume) -> tuple[npt.NDArray, npt.NDArray]:
+    """[3], [3] corners of a box with the surface and the inside in it.
 
-
-def _sample(
-    volume: Volume, low: npt.NDArray, cell: float, blocks: npt.NDArray
-) -> npt.NDArray[np.float32]:
-    """Values at the lattice points of ``blocks``, sealed by one layer of outside all around.
-
-    Blocks that cannot hold the surface are filled with the value at their centre.
+    Of all coarse cells that may hold some, twice: a second look at where the first has found it
+    is finer.
     """
-    edge = cell * _BLOCK
-    centres = _grid(low + edge / 2, edge, blocks)
-    held = _ask(lambda points: volume.may_hold(points, edge / 2), centres, volume.device)
-    inside = _ask(volume.value, centres, volume.device) > volume.level
-    counts = blocks * _BLOCK
-    reach = max(abs(volume.level), edge)
-    outside = np.float32(volume.level - reach)
-    values = np.full(counts + 2, outside, dtype=np.float32)
-    core = values[1:-1, 1:-1, 1:-1]
-    filled = np.where(inside, np.float32(volume.level + reach), outside)
-    for axis in range(3):
-        filled = filled.repeat(_BLOCK, axis=axis)
-    core[...] = filled
-    del filled
-    within = _grid(np.zeros(3), 1.0, np.full(3, _BLOCK)).reshape(-1, 3).astype(int)
-    held_blocks = np.argwhere(held)
-    for part in np.array_split(held_blocks, max(1, len(held_blocks) * _BLOCK**3 // (4 * _CHUNK))):
-        index = (part[:, None] * _BLOCK + within).reshape(-1, 3)
-        points = low + cell * index
-        asked = _ask(volume.value, points.clip(0.0, 1.0), volume.device)
-        asked[(points > 1.0 + 1e-6).any(axis=1)] = outside
-        core[tuple(index.T)] = asked
-    return values
+    low, high = np.zeros(3), np.ones(3)
+    for _ in range(2):
+        cell = float((high - low).max()) / _COARSE
+        counts = np.ceil((high - low) / cell - 1e-9).astype(int)
+        centres = _grid(low + cell / 2, cell, counts)
+        held = _ask(lambda at, half=cell / 2: volume.may_hold(at, half), centres, volume.device)
+        # an inside that reaches the unit box's wall has no surface there of its own
+        held |= _ask(volume.value, centres.clip(0.0, 1.0), volume.device) > 0.0
+        if not held.any():
+            raise no_surface()
+        inside = np.argwhere(held)
+        low, high = low + inside.min(axis=0) * cell, low + (inside.max(axis=0) + 1) * cell
+    return low, high.clip(max=1.0)
 
 
-def _unseen(values: npt.NDArray[np.float32], cell: float) -> npt.NDArray[np.bool_]:
-    """Which lattice points no light reaches from outside.
+@dataclasses.dataclass(frozen=True)
+class _Lattice:
+    """Points at which a volume is asked for its values.
 
-    Images say nothing about them, so the density there is whatever the training left. Light comes
-    from the 26 directions of a lattice point's neighbours, through a coarser lattice.
+    Point 1 of each axis is at ``low``; point 0 and those behind the last are outside, which closes
+    the surface. Eight points along each axis are a brick: all of it is asked for, or nothing.
 
-    Args:
-        values: densities, per field unit of length.
-        cell: field units.
+    Attributes:
+        low: [3].
+        cell: how far apart the points are.
+        points: [3] how many there are, without those outside.
     """
-    stride = -(-max(values.shape) // _LIGHT_CELLS)
-    padded = np.pad(values, [(0, -size % stride) for size in values.shape])
-    blocks = [part for size in padded.shape for part in (size // stride, stride)]
-    density = padded.clip(min=0.0).reshape(blocks).mean(axis=(1, 3, 5))
-    reached = np.zeros(density.shape, np.uint8)
-    for direction in itertools.product((-1, 0, 1), repeat=3):
-        if any(direction):
-            length = stride * cell * float(np.linalg.norm(direction))
-            through = np.exp(-length * density)
-            reached += _light(through, direction) > 0.5
-    unseen = reached < _DIRECTIONS_SEEN
-    for axis in range(3):
-        unseen = unseen.repeat(stride, axis=axis)
-    return unseen[tuple(slice(size) for size in values.shape)]
+
+    volume: Volume
+    low: npt.NDArray
+    cell: float
+    points: npt.NDArray[np.int64]
+
+    @property
+    def limit(self) -> np.float32:
+        """No value is further from zero than this."""
+        return np.float32(_LIMIT * self.cell if self.volume.distance else 1.0)
+
+    def held(self, bricks: npt.NDArray) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """[bricks...] which bricks may hold the surface, and which have their middle inside."""
+        volume, cell = self.volume, self.cell
+        # a brick reaches from the point before its first to the one behind its last
+        first = self.low + cell * (_BRICK / 2 - 1.5)
+        centres = _grid(first, cell * _BRICK, bricks).clip(0.0, 1.0)
+        half_edge = cell * (_BRICK + 1) / 2
+        held = _ask(lambda at: volume.may_hold(at, half_edge), centres, volume.device)
+        inside = _ask(volume.value, centres, volume.device) > 0.0
+        for axis in range(3):
+            # between neighbours on different sides there is a surface, whatever was said
+            change = np.moveaxis(np.diff(inside, axis=axis), axis, 0)
+            moved = np.moveaxis(held, axis, 0)
+            moved[:-1] |= change
+            moved[1:] |= change
+        return held, inside
+
+    def fill(
+        self,
+        values: npt.NDArray[np.float32],
+        layer: int,
+        held: npt.NDArray[np.bool_],
+        inside: npt.NDArray[np.bool_],
+    ) -> None:
+        """Set the values [8 * layers, ...] of some layers of bricks.
+
+        Those of bricks that do not hold the surface are all that of the middle's side.
+
+        Args:
+            layer: index of the first.
+            held, inside: [layers, ...] of their bricks.
+        """
+        limit = self.limit
+        blocks = values.reshape(len(held), _BRICK, held.shape[1], _BRICK, held.shape[2], _BRICK)
+        blocks[...] = np.where(inside, limit, -limit)[:, None, :, None, :, None]
+        start = np.array([layer, 0, 0]) * _BRICK
+        within = _grid(np.zeros(3), 1.0, np.full(3, _BRICK)).reshape(-1, 3).astype(np.int64)
+        all_held = np.argwhere(held)
+        for part in np.array_split(all_held, len(all_held) * _BRICK**3 // _CHUNK + 1):
+            index = (part[:, None] * _BRICK + within).reshape(-1, 3)
+            at = (self.low + self.cell * (index + start - 1)).clip(0.0, 1.0)
+            asked = _ask(self.volume.value, at, self.volume.device).clip(-limit, limit)
+            asked[np.abs(asked) < _NUDGE * limit] = _NUDGE * limit
+            values[tuple(index.T)] = asked
+        for axis in range(3):
+            place = np.arange(values.shape[axis]) + start[axis]
+            moved = np.moveaxis(values, axis, 0)
+            moved[(place < 1) | (place > self.points[axis])] = -limit
 
 
-def _light(through: npt.NDArray[np.float32], direction: tuple[int, ...]) -> npt.NDArray:
-    """How much light that travels along ``direction`` gets to each lattice point.
+def _march(lattice: _Lattice) -> tuple[Points, Faces]:
+    """Vertices [M, 3], in cells from point 0, and faces [K, 3] of the surface in a lattice.
 
-    Args:
-        through: the part that each point lets pass on.
-        direction: steps along the axes, -1 to 1.
+    One slab after the other: tiles of a slab are views of one array, and slabs share the values
+    of their border, so that vertices on common edges are the same and become one.
     """
-    main = next(axis for axis in range(3) if direction[axis])
-    others = [axis for axis in range(3) if axis != main]
-    layers = np.moveaxis(through, main, 0)[:: direction[main]]
-    light = np.ones_like(layers)
-    # what comes in through the sides is full light
-    steps = [(direction[axis], through.shape[axis]) for axis in others]
-    inner = tuple(slice(max(step, 0), min(size + step, size)) for step, size in steps)
-    outer = tuple(slice(max(-step, 0), min(size - step, size)) for step, size in steps)
-    for index in range(1, len(layers)):
-        passed = light[index - 1] * layers[index - 1]
-        light[index][inner] = passed[outer]
-    return np.moveaxis(light[:: direction[main]], 0, main)
-
-
-def _without_small(
-    vertices: npt.NDArray, faces: npt.NDArray, volume: Volume
-) -> tuple[npt.NDArray, npt.NDArray]:
-    """Drop components that are small beside the whole and, if so wished, cavities."""
-    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2)
-    label = trimesh.graph.connected_component_labels(edges, len(vertices))
-    count = int(label.max()) + 1
-    low, high = np.full((count, 3), np.inf), np.full((count, 3), -np.inf)
-    np.minimum.at(low, label, vertices)
-    np.maximum.at(high, label, vertices)
-    size = np.linalg.norm(high - low, axis=1)
-    keep = size >= _SMALL * size.max()
-    if not volume.cavities:
-        corner = vertices[faces]
-        six_volumes = (corner[:, 0] * np.cross(corner[:, 1], corner[:, 2])).sum(axis=1)
-        keep &= np.bincount(label[faces[:, 0]], six_volumes, count) > 0.0
-    if not keep.any():
-        raise _no_surface(volume)
-    kept = keep[label]
-    renumber = np.cumsum(kept) - 1
-    return vertices[kept], renumber[faces[kept[faces[:, 0]]]]
-
-
-def vertex_normals(vertices: npt.NDArray, faces: npt.NDArray) -> npt.NDArray:
-    """[M, 3] unit normals of the vertices: the mean of the faces around, weighted by area."""
-    corner = vertices[faces]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    index = faces.ravel()
-    total = np.stack(
-        [np.bincount(index, normal[:, axis].repeat(3), len(vertices)) for axis in range(3)], axis=1
-    )
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-300)
+    tiles = -(-(lattice.points + 1) // _TILE)
+    layers = _TILE // _BRICK
+    bricks = tiles * layers + 1
+    held, inside = lattice.held(bricks)
+    slab = np.empty((_TILE + _BRICK, *bricks[1:] * _BRICK), np.float32)
+    head, tail = slab[:_BRICK], slab[_TILE:]
+    lattice.fill(tail, 0, held[:1], inside[:1])
+    parts = topology.Parts()
+    for layer in range(0, tiles[0] * layers, layers):
+        head[...] = tail
+        new = slice(layer + 1, layer + 1 + layers)
+        lattice.fill(slab[_BRICK:], layer + 1, held[new], inside[new])
+        for y in range(0, tiles[1] * _TILE, _TILE):
+            for z in range(0, tiles[2] * _TILE, _TILE):
+                tile = slab[: _TILE + 1, y : y + _TILE + 1, z : z + _TILE + 1]
+                if tile.min() < 0.0 < tile.max():
+                    vertices, faces, _, _ = skimage.measure.marching_cubes(
+                        tile, 0.0, gradient_direction="ascent"
+                    )
+                    parts.add(vertices, faces, (layer * _BRICK, y, z), _TILE)
+    return parts.joined()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import pathlib
-from typing import Any
 
+import imageio.v3
 import numpy as np
 import numpy.typing as npt
 import trimesh
 
 from ..protocol import BadInput, first_line, write_whole
+from . import gltf
+from .texture import Texture
 
 WRITTEN = (".glb", ".ply", ".obj")
 READ = (".obj", ".ply", ".stl", ".glb", ".off")
+
+_COMPRESSION = 4  # of PNGs: more takes several times as long and saves little
 
 # glTF is Y-up, Blender Z-up: (x, y, z) in Blender is (x, z, -y) in glTF
 _GLTF_FROM_WORLD = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
@@ -28,13 +33,22 @@ class Mesh:
         vertices: [M, 3]
         faces: [K, 3]
         normals: [M, 3] unit vectors out of the surface.
-        colors: [M, 3] sRGB in [0, 1]; None where the surface has none of its own.
+        colors: [M, 3] sRGB in [0, 1]; None where the surface has none of its own, or a texture.
+        texture: pictures on it; None where it has none.
     """
 
     vertices: npt.NDArray[np.float64]
     faces: npt.NDArray[np.int64]
     normals: npt.NDArray[np.float64]
-    colors: npt.NDArray[np.float64] | None = None
+    colors: npt.NDArray[np.floating] | None = None
+    texture: Texture | None = None
+
+    def moved(self, matrix: npt.NDArray[np.float64]) -> Mesh:
+        """The mesh after a similarity, [4, 4]; a texture's normals turn with the mesh's own."""
+        normals = self.normals @ matrix[:3, :3].T
+        normals = normals / np.linalg.norm(normals, axis=1, keepdims=True)
+        vertices = self.vertices @ matrix[:3, :3].T + matrix[:3, 3]
+        return dataclasses.replace(self, vertices=vertices, normals=normals)
 
 
 def linear_from_srgb(color: npt.NDArray) -> npt.NDArray:
@@ -61,26 +75,63 @@ def check_output(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write(path: str | os.PathLike[str], mesh: Mesh) -> None:
-    """Write a mesh in world space, whole or not at all.
+    """Write a mesh in world space, each file whole or not at all.
 
     glb: Y-up, as glTF wants it (Blender turns it back), colours linear as glTF says, in 16 bits
-    because 8 bits of linear light band in the dark. ply and obj: Blender's axes, colours sRGB in
-    8 bits.
+    because 8 bits of linear light band in the dark; textures are inside. ply and obj: Blender's
+    axes, colours sRGB in 8 bits; textures lie beside, as ``<name>.png`` and ``<name>_normal.png``,
+    and what an obj says about them in ``<name>.mtl``.
 
     Raises:
-        BadInput: the suffix is unknown, or the file cannot be written.
+        BadInput: the suffix is unknown, or a file cannot be written.
     """
     path = check_output(path)
-    data = _glb(mesh, path.stem) if path.suffix.lower() == ".glb" else _plain(mesh, path.suffix)
+    suffix = path.suffix.lower()
+    files: dict[pathlib.Path, bytes] = {}
+    if mesh.texture is not None and suffix != ".glb":
+        files = _pictures(path, mesh.texture)
+    if suffix == ".glb":
+        files[path] = gltf.binary(path.stem, _for_gltf(mesh))
+    elif suffix == ".ply":
+        files[path] = _ply(mesh, path)
+    elif mesh.texture is None:
+        files[path] = _plain(mesh, "obj")
+    else:
+        files[path.with_suffix(".mtl")] = _mtl(path, mesh.texture)
+        files[path] = _textured_obj(mesh, mesh.texture, path)
     try:
-        write_whole(path, lambda beside: beside.write_bytes(data) and None)
+        for file, data in files.items():
+            write_whole(file, lambda beside, data=data: beside.write_bytes(data) and None)
     except OSError as error:
         raise BadInput(
             f"{path}: cannot be written ({error}); free some space or choose another folder"
         ) from None
 
 
-def _plain(mesh: Mesh, suffix: str) -> bytes:
+def png(picture: npt.NDArray[np.uint8]) -> bytes:
+    """A picture [H, W, 3] as the bytes of a PNG."""
+    return imageio.v3.imwrite("<bytes>", picture, extension=".png", compress_level=_COMPRESSION)
+
+
+def _picture_names(path: pathlib.Path) -> tuple[str, str]:
+    return f"{path.stem}.png", f"{path.stem}_normal.png"
+
+
+def _pictures(path: pathlib.Path, texture: Texture) -> dict[pathlib.Path, bytes]:
+    color, normal = _picture_names(path)
+    files = {path.with_name(normal): png(texture.normal)}
+    if texture.color is not None:
+        files[path.with_name(color)] = png(texture.color)
+    return files
+
+
+def _split(mesh: Mesh, texture: Texture) -> Mesh:
+    """The mesh with a vertex of its own for each place in the texture."""
+    at = texture.atlas.vertices
+    return Mesh(mesh.vertices[at], texture.atlas.faces, mesh.normals[at])
+
+
+def _plain(mesh: Mesh, kind: str, uv: npt.NDArray | None = None) -> bytes:
     colors = None
     if mesh.colors is not None:
         colors = np.round(mesh.colors.clip(0.0, 1.0) * 255.0).astype(np.uint8)
@@ -91,8 +142,10 @@ def _plain(mesh: Mesh, suffix: str) -> bytes:
         vertex_colors=colors,
         process=False,
     )
-    kind = suffix.lower().removeprefix(".")
     if kind == "ply":
+        if uv is not None:
+            for index, name in enumerate("st"):
+                written.vertex_attributes[name] = uv[:, index].astype(np.float32)
         data = written.export(file_type="ply", vertex_normal=True)
     else:
         data = written.export(
@@ -101,36 +154,62 @@ def _plain(mesh: Mesh, suffix: str) -> bytes:
     return data.encode("utf-8") if isinstance(data, str) else data
 
 
-def _glb(mesh: Mesh, name: str) -> bytes:
-    attributes = {}
+def _ply(mesh: Mesh, path: pathlib.Path) -> bytes:
+    if mesh.texture is None:
+        return _plain(mesh, "ply")
+    data = _plain(_split(mesh, mesh.texture), "ply", mesh.texture.atlas.uv)
+    if mesh.texture.color is None:
+        return data
+    # as MeshLab and others have it
+    comment = f"comment TextureFile {_picture_names(path)[0]}\n".encode()
+    return data.replace(b"element vertex", comment + b"element vertex", 1)
+
+
+def _mtl(path: pathlib.Path, texture: Texture) -> bytes:
+    color, normal = _picture_names(path)
+    lines = ["newmtl field", "Kd 0.8 0.8 0.8", "Ks 0 0 0", "illum 1"]
+    if texture.color is not None:
+        lines[1:2] = ["Kd 1 1 1", f"map_Kd {color}"]
+    lines.append(f"norm {normal}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _textured_obj(mesh: Mesh, texture: Texture, path: pathlib.Path) -> bytes:
+    """Vertices stay one where the texture's seams are: the places on it are listed apart."""
+    text = io.StringIO()
+    text.write(f"mtllib {path.stem}.mtl\no {path.stem}\n")
+    np.savetxt(text, mesh.vertices, "v %.8g %.8g %.8g")
+    np.savetxt(text, texture.atlas.uv, "vt %.7g %.7g")
+    np.savetxt(text, mesh.normals, "vn %.5g %.5g %.5g")
+    text.write("usemtl field\ns 1\n")
+    corners = np.stack([mesh.faces, texture.atlas.faces, mesh.faces], axis=2) + 1
+    np.savetxt(text, corners.reshape(-1, 9), "f %d/%d/%d %d/%d/%d %d/%d/%d")
+    return text.getvalue().encode()
+
+
+def _for_gltf(mesh: Mesh) -> gltf.Primitive:
+    colors = uv = None
+    pictures: dict[str, bytes] = {}
     if mesh.colors is not None:
         linear = np.ones((len(mesh.colors), 4))
         linear[:, :3] = linear_from_srgb(mesh.colors.clip(0.0, 1.0))
-        # trimesh's own vertex colours have 8 bits; an attribute of ours keeps its type
-        attributes["_COLOR"] = np.round(linear * 65535.0).astype(np.uint16)
-    written = trimesh.Trimesh(
+        colors = np.round(linear * 65535.0).astype(np.uint16)
+    if mesh.texture is not None:
+        texture = mesh.texture
+        # glTF counts from the upper left corner
+        uv = texture.atlas.uv * [1.0, -1.0] + [0.0, 1.0]
+        pictures["normal"] = png(texture.normal)
+        if texture.color is not None:
+            pictures["color"] = png(texture.color)
+        mesh = _split(mesh, texture)
+    return gltf.Primitive(
         mesh.vertices @ _GLTF_FROM_WORLD.T,
         mesh.faces,
-        vertex_normals=mesh.normals @ _GLTF_FROM_WORLD.T,
-        vertex_attributes=attributes,
-        process=False,
+        mesh.normals @ _GLTF_FROM_WORLD.T,
+        colors,
+        uv,
+        pictures,
     )
-    scene = trimesh.Scene()
-    scene.add_geometry(written, geom_name=name, node_name=name)
-
-    def finish(tree: dict[str, Any]) -> None:
-        # glTF's default material is a metal
-        tree["materials"] = [
-            {"name": name, "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 0.9}}
-        ]
-        for primitive in tree["meshes"][0]["primitives"]:
-            primitive["material"] = 0
-            if attributes:
-                color = primitive["attributes"].pop("_COLOR")
-                primitive["attributes"]["COLOR_0"] = color
-                tree["accessors"][color]["normalized"] = True
-
-    return trimesh.exchange.gltf.export_glb(scene, include_normals=True, tree_postprocessor=finish)
 
 
 def read(path: str | os.PathLike[str]) -> trimesh.Trimesh:

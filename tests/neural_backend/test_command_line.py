@@ -73,6 +73,7 @@ def events(run):
         (["train", "x", "--run", "y", "--max-seconds", "-3"], "at least 0"),
         (["train", "x", "--run", "y", "--encoding", "hsah"], "hsah"),
         (["mesh", "x", "--output", "a.glb", "--resolution", "7"], "resolution"),
+        (["mesh", "x", "--output", "a.glb", "--texture", "5000"], "texture is 5000"),
         (["evaluate", "x", "--views", "-1"], "views"),
     ],
 )
@@ -367,7 +368,9 @@ def test_evaluate_prints_one_json_object(capsys, trained, monkeypatch):
     capsys.readouterr()
     assert command_line.run(["evaluate", str(trained), "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
-    assert set(scores) == {"iou", "chamfer", "normal_error"}
+    measures = {"iou", "chamfer", "normal_error", "boundary_edges", "components"}
+    assert set(scores) == measures
+    assert scores["boundary_edges"] == 0
     assert scores["iou"] > 0.5
 
 
@@ -399,6 +402,18 @@ def test_mesh_stands_where_the_source_stands(tmp_path, trained, ball):
     assert command_line.run(["mesh", str(trained), "--output", str(file), "--resolution=32"]) == 0
     bounds, wanted = trimesh.load_mesh(file).bounds, trimesh.load_mesh(ball).bounds
     assert bounds.mean(axis=0) == pytest.approx(wanted.mean(axis=0), abs=1.0)
+
+
+def test_mesh_has_as_many_faces_and_texels_as_asked_for(capsys, tmp_path, trained):
+    file = tmp_path / "ball.glb"
+    flags = ["--resolution=32", "--texture=64", "--faces=600", "--json"]
+    assert command_line.run(["mesh", str(trained), "--output", str(file), *flags]) == 0
+    counts = json.loads(capsys.readouterr().out)
+    assert 400 < counts["faces"] <= 600
+    assert (counts["boundary_edges"], counts["components"]) == (0, 1)
+    read = trimesh.load_mesh(file, process=False)
+    assert len(read.faces) == counts["faces"]
+    assert read.visual.material.normalTexture.size == (64, 64)
 
 
 def test_render_writes_a_picture_a_camera(tmp_path, trained):

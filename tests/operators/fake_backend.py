@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Sequence
 
 FAULT = os.environ.get("FAKE_BACKEND", "")
 
@@ -154,13 +155,15 @@ def render(arguments: list[str]) -> int:
     return 0
 
 
-def picture() -> bytes:
+def picture(rows: Sequence[Sequence[Sequence[int]]] = (((255, 0, 0),),)) -> bytes:
+    """A PNG of RGB ``rows``; one red pixel where none are given."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         checked = kind + data
         return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
 
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0\xff\0\0")
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 2, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + b"".join(map(bytes, row)) for row in rows))
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
 

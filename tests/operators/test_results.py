@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from neural_fields.neural_backend.protocol import BadInput
 from neural_fields.operators import glb, results
+from neural_fields.operators.scratch import RESULT_MARK as MARK
 
 
 @pytest.fixture
@@ -127,6 +128,140 @@ def test_the_material_shows_the_colours_unlit(fake, start_scene, output) -> None
     assert (middle > 0.02).all()
 
 
+@pytest.fixture
+def textured(tmp_path, fake) -> pathlib.Path:
+    """The quad with a texture, red in its upper left quarter and else green, and a seam."""
+    fake.write_glb(tmp_path / "quad.glb")
+    color, normal = np.zeros((2, 64, 64, 3), np.uint8)
+    color[:] = (0, 188, 0)
+    color[:32, :32] = (188, 0, 0)
+    normal[:] = (218, 128, 218)  # 45 degrees towards +u
+    blobs = [np.array([[0, 1], [1, 1], [1, 0], [0, 0]], "<f4").tobytes()]
+    blobs.append(np.tile(np.array([0, 0, 1], "<f4"), (4, 1)).tobytes())
+    for picture in (color, normal):
+        data = fake.picture(picture)
+        blobs.append(data + b"\0" * (-len(data) % 4))
+
+    def add(content):
+        start = content["buffers"][0]["byteLength"]
+        for blob in blobs:
+            view = {"buffer": 0, "byteOffset": start, "byteLength": len(blob)}
+            content["bufferViews"].append(view)
+            start += len(blob)
+        content["buffers"][0]["byteLength"] = start
+        for kind, view in (("VEC2", 3), ("VEC3", 4)):
+            accessor = {"bufferView": view, "componentType": 5126, "count": 4, "type": kind}
+            content["accessors"].append(accessor)
+        primitive = content["meshes"][0]["primitives"][0]
+        primitive["attributes"] = {"POSITION": 0, "TEXCOORD_0": 3, "NORMAL": 4}
+        primitive["material"] = 0
+        content["materials"] = [
+            {
+                "pbrMetallicRoughness": {"baseColorTexture": {"index": 0}},
+                "normalTexture": {"index": 1},
+            }
+        ]
+        content["textures"] = [{"source": 0}, {"source": 1}]
+        kind = "image/png"
+        content["images"] = [{"bufferView": view, "mimeType": kind} for view in (5, 6)]
+
+    file = edited(tmp_path / "quad.glb", add)
+    data = file.read_bytes() + b"".join(blobs)
+    (length,) = struct.unpack_from("<I", data, 12)
+    size = struct.pack("<I", len(data) - 28 - length)
+    file.write_bytes(data[: 20 + length] + size + data[24 + length :])
+    return file
+
+
+def seen(scene, output: pathlib.Path) -> np.ndarray:
+    """[32, 32, 3] linear light of the quad from the front, and of nothing else but lights."""
+    for item in [item for item in scene.objects if item.type == "MESH" and not item.get(MARK)]:
+        bpy.data.objects.remove(item)
+    camera = scene.camera
+    camera.location, camera.rotation_euler = (0.5, 0.0, 1.5), (np.pi / 2, 0.0, 0.0)
+    camera.data.type, camera.data.ortho_scale = "ORTHO", 3.0
+    scene.render.engine = "CYCLES"
+    scene.cycles.samples, scene.cycles.use_denoising = 16, False
+    scene.cycles.max_bounces = 0
+    scene.render.resolution_x = scene.render.resolution_y = 32
+    scene.render.image_settings.file_format = "OPEN_EXR"
+    scene.render.filepath = str(output / "render.exr")
+    scene.world.node_tree.nodes["Background"].inputs[1].default_value = 0.0
+    bpy.ops.render.render(write_still=True)
+    image = bpy.data.images.load(str(output / "render.exr"), check_existing=False)
+    image.colorspace_settings.name = "Non-Color"
+    return np.array(image.pixels[:]).reshape(32, 32, -1)[:, :, :3]
+
+
+def test_a_texture_is_shown_as_it_is(textured, start_scene, tmp_path) -> None:
+    bpy.ops.neural_fields.import_mesh(filepath=str(textured))
+    picture = seen(start_scene, tmp_path)
+    # sRGB 188 is .503 of linear light; the lamp that shines on it changes nothing
+    np.testing.assert_allclose(picture[28, 12], [0.503, 0.0, 0.0], atol=0.01)
+    np.testing.assert_allclose(picture[4, 12], [0.0, 0.503, 0.0], atol=0.01)
+    np.testing.assert_allclose(picture[28, 19], [0.0, 0.503, 0.0], atol=0.01)
+    material = bpy.data.objects["quad"].active_material
+    active = material.node_tree.nodes.active
+    assert active.image.size[:] == (64, 64), "what the solid view's Texture shows"
+    assert active.image.packed_file is not None
+    assert active.image.colorspace_settings.name == "sRGB"
+    assert len(bpy.data.objects["quad"].data.color_attributes) == 0
+
+
+def test_without_its_baked_light_the_texture_is_lit(textured, start_scene, tmp_path) -> None:
+    """By a sun from the right the normal map's surface, that turns to the right, is seen straight;
+    by one from the left not at all."""
+    bpy.ops.neural_fields.import_mesh(filepath=str(textured))
+    nodes = bpy.data.objects["quad"].active_material.node_tree.nodes
+    nodes[results.BAKED_LIGHT].outputs[0].default_value = 0.0
+    sun = next(item for item in start_scene.objects if item.type == "LIGHT")
+    sun.data = bpy.data.lights.new("sun", "SUN")
+    sun.data.energy = np.pi
+    found = []
+    for side in (1.0, -1.0):
+        sun.rotation_euler = (np.pi / 2, 0.0, side * np.pi / 4)
+        found.append(seen(start_scene, tmp_path)[4, 12, 1])
+    assert found == pytest.approx([0.503, 0.0], abs=0.03)
+
+
+def test_seams_are_welded_and_normals_kept(textured, tmp_path, start_scene) -> None:
+    def part(content):
+        """The second triangle gets corners of its own in the texture."""
+        content["accessors"][2]["count"] = 3
+        primitive = content["meshes"][0]["primitives"][0]
+        content["accessors"].append(content["accessors"][2] | {"byteOffset": 12})
+        primitive["indices"] = 2
+        content["meshes"][0]["primitives"].append(primitive | {"indices": 5})
+
+    read = glb.read(edited(textured, part))
+    assert len(read.vertices) == 4, "both parts have all four"
+    assert len(read.faces) == 2
+    assert read.uv.shape == (6, 2)
+    np.testing.assert_allclose(read.uv[:3], [[0, 0], [1, 0], [1, 1]])
+    assert read.pictures == {}, "two parts may have two textures"
+    np.testing.assert_allclose(read.normals, np.tile([0.0, -1.0, 0.0], (4, 1)), atol=1e-6)
+
+
+def test_a_cut_picture_is_refused(textured) -> None:
+    def cut(content):
+        content["bufferViews"][5]["byteLength"] += 10**6
+
+    with pytest.raises(BadInput, match="a picture is cut short"):
+        glb.read(edited(textured, cut))
+
+
+def test_a_second_import_of_a_texture_leaves_nothing_behind(textured, start_scene, fake) -> None:
+    bpy.ops.neural_fields.import_mesh(filepath=str(textured))
+    before = counts()
+    names = sorted(image.name for image in bpy.data.images)
+    bpy.ops.neural_fields.import_mesh(filepath=str(textured))
+    assert counts() == before
+    assert sorted(image.name for image in bpy.data.images) == names
+    fake.write_glb(textured)
+    bpy.ops.neural_fields.import_mesh(filepath=str(textured))
+    assert counts()["images"] == before["images"] - 2
+
+
 def test_a_second_import_replaces_the_first(fake, start_scene, output) -> None:
     fake.write_glb(output / "mesh.glb")
     bpy.ops.neural_fields.import_mesh(output=str(output))
@@ -179,9 +314,11 @@ def test_an_absent_or_old_mesh_is_extracted(fake, start_scene, output) -> None:
     with pytest.raises(RuntimeError, match="no trained field is there yet"):
         bpy.ops.neural_fields.import_mesh(output=str(output))
     (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
-    start_scene.neural_fields.result.mesh_resolution = 33
+    result = start_scene.neural_fields.result
+    result.mesh_resolution, result.mesh_texture, result.mesh_faces = 33, 512, 7000
     bpy.ops.neural_fields.import_mesh(output=str(output))
-    assert fake.calls[-1][-2:] == ["--resolution", "33"]
+    flags = ["--resolution", "33", "--texture", "512", "--faces", "7000"]
+    assert fake.calls[-1][-6:] == flags
     assert len(fake.calls) == 2
     bpy.ops.neural_fields.import_mesh(output=str(output), extract=True)
     assert len(fake.calls) == 3

@@ -1,6 +1,6 @@
 """Marching cubes on fields whose surface is known."""
 
-import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -8,8 +8,8 @@ import torch
 import trimesh
 
 from neural_backend.dataset.transforms import field_from_bounds
-from neural_backend.extraction import marching_cubes
-from neural_backend.extraction.marching_cubes import from_density, from_signed_distance
+from neural_backend.extraction import marching_cubes, topology
+from neural_backend.extraction.surface import Volume, from_signed_distance
 from neural_backend.protocol import BadInput
 
 CPU = torch.device("cpu")
@@ -24,21 +24,52 @@ def union(*fields):
     return lambda points: torch.stack([field(points) for field in fields]).amin(dim=0)
 
 
+def torus(points, centre=0.5, radius=0.25, thickness=0.1):
+    x, y, z = (points - centre).unbind(1)
+    return ((x * x + y * y).sqrt() - radius).square().add(z * z).sqrt() - thickness
+
+
 def extract(field, resolution=64):
-    return marching_cubes.extract(from_signed_distance(field, CPU), resolution)
+    return marching_cubes.extract(from_signed_distance(field, CPU), resolution)[:2]
 
 
 def test_a_ball_is_round_closed_and_faces_outwards():
     centre, radius, resolution = (0.55, 0.45, 0.5), 0.2, 48
     vertices, faces = extract(ball(centre, radius), resolution)
     distances = np.linalg.norm(vertices - centre, axis=1)
-    half_cell = 0.5 * 2 * radius / resolution
-    assert np.abs(distances - radius).max() < half_cell
+    assert np.abs(distances - radius).max() < 1e-5, "vertices lie on the zero set itself"
     mesh = trimesh.Trimesh(vertices, faces, process=False)
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(4 / 3 * np.pi * radius**3, rel=0.01)
-    normals = marching_cubes.vertex_normals(vertices, faces)
-    assert (normals * (vertices - centre) / distances[:, None]).sum(axis=1).min() > 0.98
+    assert topology.components(len(vertices), faces) == 1
+
+
+@pytest.mark.parametrize("resolution", [31, 64, 129])
+def test_tiles_and_slabs_join_without_seams(resolution):
+    vertices, faces = extract(torus, resolution)
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    assert topology.boundary_edges(faces) == 0
+    assert topology.components(len(vertices), faces) == 1
+    assert mesh.is_winding_consistent
+    assert mesh.euler_number == 0, "one hole, and no vertex twice"
+    assert mesh.volume == pytest.approx(2 * np.pi**2 * 0.25 * 0.1**2, rel=0.03)
+
+
+def test_memory_grows_with_a_slab_not_with_the_cube():
+    tracemalloc.start()
+    marching_cubes.extract(from_signed_distance(ball((0.5, 0.5, 0.5), 0.4), CPU), 256)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # the lattice alone would take 4 bytes a point
+    assert peak < 2 * 4 * 260**3
+
+
+def test_a_distance_that_is_none_keeps_marching_cubes_vertices():
+    """Values that jump have no zero to go to: no vertex leaves its cell."""
+    vertices, faces = extract(lambda p: ball((0.5, 0.5, 0.5), 0.3)(p).sign() * 0.02, 64)
+    radius = np.linalg.norm(vertices - 0.5, axis=1)
+    assert np.abs(radius - 0.3).max() < 1.5 * 0.6 / 64
+    assert topology.boundary_edges(faces) == 0
 
 
 def test_resolution_counts_cells_along_the_longest_side():
@@ -92,78 +123,27 @@ def test_an_empty_field_is_refused():
         extract(lambda points: torch.ones(len(points)))
 
 
-def occupied(radius, size=32):
-    axis = (torch.arange(size) + 0.5) / size - 0.5
-    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
-    return (x * x + y * y + z * z).sqrt() < radius
-
-
-def test_density_is_asked_only_in_occupied_cells():
-    grid = occupied(0.4)
-
-    def density(points):
-        cell = (points * 32).long()
-        assert grid[cell[:, 0], cell[:, 1], cell[:, 2]].all()
-        return 1000.0 * ((points - 0.5).norm(dim=1) < 0.3)
-
-    vertices, faces = marching_cubes.extract(from_density(density, grid, CPU), 64)
-    radius = np.linalg.norm(vertices - 0.5, axis=1)
-    assert np.abs(radius - 0.3).max() < 0.6 / 64
-    assert trimesh.Trimesh(vertices, faces, process=False).volume > 0.0
-
-
-def test_hollows_that_nobody_sees_are_dropped_from_a_density():
+def test_cavities_stay_only_where_they_are_wanted():
     def shell(points):
-        radius = (points - 0.5).norm(dim=1)
-        return 1000.0 * ((radius < 0.3) & (radius > 0.15))
+        return (ball((0.5, 0.5, 0.5), 0.25)(points)).abs() - 0.1
 
-    vertices, _ = marching_cubes.extract(from_density(shell, occupied(0.4), CPU), 64)
-    assert np.linalg.norm(vertices - 0.5, axis=1).min() > 0.28
-
-
-def test_a_field_of_haze_has_a_surface_too():
-    vertices, _ = marching_cubes.extract(
-        from_density(lambda p: 5.0 * ((p - 0.5).norm(dim=1) < 0.3), occupied(0.4), CPU), 64
-    )
-    assert np.abs(np.linalg.norm(vertices - 0.5, axis=1) - 0.3).max() < 0.02
+    for cavities, count in ((True, 2), (False, 1)):
+        volume = from_signed_distance(shell, CPU, cavities=cavities)
+        vertices, faces, _ = marching_cubes.extract(volume, 48)
+        assert topology.components(len(vertices), faces) == count
 
 
-def test_what_no_light_reaches_has_no_surface():
-    """Behind a dense shell a trained density is anything at all, and the shell may have pores."""
+def test_what_may_not_hold_the_surface_is_not_asked():
+    asked = []
 
-    def density(points):
-        x = points - 0.5
-        radius = x.norm(dim=1)
-        blobs = torch.sin(60.0 * points).sum(dim=1)
-        inside = torch.where(blobs > 0.5, 200.0, 0.0)
-        pore = (x[:, :2].norm(dim=1) < 0.015) & (x[:, 2] > 0.0)
-        shell = torch.where(pore, 0.0, 400.0)
-        return torch.where(radius < 0.3, torch.where(radius > 0.26, shell, inside), 0.0)
+    def value(points):
+        asked.append(len(points))
+        return 0.2 - (points - 0.5).norm(dim=1)
 
-    everywhere = torch.ones(32, 32, 32, dtype=torch.bool)
-    vertices, faces = marching_cubes.extract(from_density(density, everywhere, CPU), 96)
-    radius = np.linalg.norm(vertices - 0.5, axis=1)
-    # all but the mouth of the pore
-    assert np.mean(radius > 0.28) > 0.98
-    assert trimesh.Trimesh(vertices, faces, process=False).is_watertight
+    def may_hold(centres, half_edge):
+        return ((centres - 0.5).norm(dim=1) - 0.2).abs() < 2.0 * half_edge
 
-
-def test_a_coarse_mesh_of_a_fine_grid_takes_no_time():
-    occupied = torch.zeros(128, 128, 128, dtype=torch.bool)
-    occupied[30:90, 40:80, 50:70] = True
-    volume = from_density(lambda points: torch.full_like(points[:, 0], 100.0), occupied, CPU)
-    before = time.perf_counter()
-    vertices, _ = marching_cubes.extract(volume, 8)
-    assert time.perf_counter() - before < 2.0
-    assert vertices.min(axis=0) == pytest.approx([30 / 128, 40 / 128, 50 / 128], abs=0.06)
-
-
-@pytest.mark.parametrize("half_edge", [0.004, 0.03, 0.09])
-def test_what_may_hold_the_surface_is_all_within_reach(half_edge):
-    occupied = torch.rand(32, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.001
-    volume = from_density(lambda points: torch.ones_like(points[:, 0]), occupied, CPU)
-    centres = torch.rand(500, 3, generator=torch.Generator().manual_seed(1))
-    reach = np.ceil(half_edge * 32)
-    cells = torch.floor(centres * 32)
-    apart = (cells[:, None] - occupied.nonzero()).abs().amax(-1).amin(1)
-    assert torch.equal(volume.may_hold(centres, half_edge), apart <= reach)
+    volume = Volume(value, may_hold, CPU, cavities=True, distance=False)
+    _, faces, _ = marching_cubes.extract(volume, 128)
+    assert topology.boundary_edges(faces) == 0
+    assert sum(asked) < 0.8 * 128**3

@@ -8,7 +8,9 @@ import pytest
 import trimesh
 
 from neural_backend.extraction import mesh_file
+from neural_backend.extraction.atlas import Atlas
 from neural_backend.extraction.mesh_file import Mesh
+from neural_backend.extraction.texture import Texture
 from neural_backend.protocol import BadInput
 
 VERTICES = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 4.0]])
@@ -77,6 +79,78 @@ def test_what_is_written_reads_back_in_place(tmp_path, suffix):
     read = mesh_file.read(path)
     assert np.asarray(read.vertices) == pytest.approx(VERTICES)
     assert read.volume == pytest.approx(4.0)
+
+
+def with_texture(color=True):
+    """The tetrahedron, each face a corner of the picture for itself."""
+    places = np.array([[0.1, 0.2], [0.4, 0.2], [0.1, 0.4]])
+    shifts = np.array([[0.0, 0.0], [0.5, 0.0], [0.0, 0.5], [0.5, 0.5]])
+    uv = (places + shifts[:, None]).reshape(-1, 2)
+    laid = Atlas(uv, np.arange(12).reshape(4, 3), FACES.ravel())
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[:4, 4:] = (255, 0, 0)  # face 3
+    normal = np.full((8, 8, 3), (128, 128, 255), np.uint8)
+    texture = Texture(laid, picture if color else None, normal)
+    return Mesh(VERTICES, FACES, np.tile([0.0, 0.0, 1.0], (4, 1)), None, texture)
+
+
+def test_a_glb_carries_its_textures(tmp_path):
+    path = tmp_path / "thing.glb"
+    mesh_file.write(path, with_texture())
+    assert [file.name for file in tmp_path.iterdir()] == ["thing.glb"]
+    tree, blob = glb_parts(path)
+    _, uv = accessor(tree, blob, "TEXCOORD_0", "<f4", 2)
+    assert uv[0] == pytest.approx([0.1, 0.8]), "from the upper left"
+    material = tree["materials"][0]
+    image = tree["images"][tree["textures"][material["normalTexture"]["index"]]["source"]]
+    assert image["name"] == "thing_normal"
+    read = trimesh.load_mesh(path, process=False)
+    picture = np.asarray(read.visual.material.baseColorTexture)
+    assert picture[0, 7].tolist() == [255, 0, 0]
+    assert picture[7, 7].tolist() == [0, 0, 0]
+    assert mesh_file.read(path).volume == pytest.approx(4.0)
+
+
+def test_an_obj_has_its_textures_beside_it(tmp_path):
+    path = tmp_path / "thing.obj"
+    mesh_file.write(path, with_texture())
+    names = {"thing.obj", "thing.mtl", "thing.png", "thing_normal.png"}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    read = trimesh.load_mesh(path, process=False)
+    assert len(read.faces) == 4
+    assert read.visual.uv[:, 0].max() == pytest.approx(0.9)
+    assert np.asarray(read.visual.material.image)[0, 7].tolist() == [255, 0, 0]
+    assert "norm thing_normal.png" in (tmp_path / "thing.mtl").read_text()
+    # each vertex once
+    assert path.read_text().count("\nv ") == 4
+
+
+def test_a_ply_names_its_texture(tmp_path):
+    path = tmp_path / "thing.ply"
+    mesh_file.write(path, with_texture())
+    assert {file.name for file in tmp_path.iterdir()} >= {"thing.png", "thing_normal.png"}
+    assert b"comment TextureFile thing.png\n" in path.read_bytes()
+    read = trimesh.load_mesh(path, process=False)
+    assert np.asarray(read.vertices)[read.faces] == pytest.approx(VERTICES[FACES])
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".obj", ".ply"])
+def test_a_texture_without_colours_is_its_normals(tmp_path, suffix):
+    mesh_file.write(tmp_path / f"thing{suffix}", with_texture(color=False))
+    assert not (tmp_path / "thing.png").exists()
+    if suffix == ".glb":
+        material = glb_parts(tmp_path / "thing.glb")[0]["materials"][0]
+        assert "baseColorTexture" not in material["pbrMetallicRoughness"]
+        assert "normalTexture" in material
+
+
+def test_a_mesh_moves_with_its_normals():
+    turn = np.array(
+        [[0.0, -2.0, 0.0, 1.0], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0], [0, 0, 0, 1]]
+    )
+    mesh = Mesh(VERTICES, FACES, np.tile([1.0, 0.0, 0.0], (4, 1))).moved(turn)
+    assert mesh.vertices[1] == pytest.approx([1.0, 4.0, 0.0])
+    assert mesh.normals[0] == pytest.approx([0.0, 1.0, 0.0])
 
 
 def test_unknown_suffix_is_refused(tmp_path):
