@@ -24,6 +24,7 @@ from .reference import ReferenceKernels
 _LEVELS_A_BLOCK, _RUN = 4, 8
 _FEATURES = (1, 2, 4, 8)
 _NUMBERS = 4
+_NEVER = 1e9  # field units
 _WARP, _MOST_CHANNELS = 32, 8
 
 _THREADS = 256
@@ -240,7 +241,7 @@ class CudaKernels(ReferenceKernels):
         reach: float = math.inf,
     ) -> Samples:
         size, rays = occupied.shape[0], len(near)
-        if size % POOL or near.dtype != torch.float32 or math.isfinite(reach):
+        if size % POOL or near.dtype != torch.float32:
             return super().march(origins, directions, near, far, occupied, step, jitter, reach)
         coarse = (size // POOL) ** 3
         words = torch.empty(coarse, dtype=torch.int64, device=near.device)
@@ -250,13 +251,14 @@ class CudaKernels(ReferenceKernels):
         inputs = [*(each.contiguous() for each in given), words]
         blocks = (_parts(rays, _RAY_THREADS), 1)
         counts = torch.empty(rays, dtype=torch.int64, device=near.device)
-        self._launch("march_count", blocks, _RAY_THREADS, *inputs, counts, rays, size, step)
+        numbers = (rays, size, step, min(reach, _NEVER))
+        self._launch("march_count", blocks, _RAY_THREADS, *inputs, counts, *numbers)
         offsets, total = _offsets(counts)
         t_start, t_end = near.new_empty(total), near.new_empty(total)
         ray = counts.new_empty(total)
         outputs = (offsets, t_start, t_end, ray)
-        self._launch("march_write", blocks, _RAY_THREADS, *inputs, *outputs, rays, size, step)
-        return Samples(t_start, t_end, ray, offsets)
+        self._launch("march_write", blocks, _RAY_THREADS, *inputs, *outputs, *numbers)
+        return Samples(t_start, t_end, ray, offsets, math.isfinite(reach))
 
     @torch.no_grad()
     def transmittance(self, density: Tensor, samples: Samples) -> Tensor:
@@ -296,4 +298,5 @@ class CudaKernels(ReferenceKernels):
         ray, place = counts.new_empty(total), counts.new_empty(total)
         outputs = (t_start, t_end, ray, place)
         self._launch("take_first", *_warps(rays), *spans, offsets, *outputs, rays)
-        return Samples(t_start, t_end, ray, offsets), features.index_select(0, place)
+        kept = Samples(t_start, t_end, ray, offsets, samples.contracted)
+        return kept, features.index_select(0, place)
