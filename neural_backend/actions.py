@@ -5,10 +5,12 @@ from __future__ import annotations
 import _thread
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from . import progress
 from .config import ResultSettings
@@ -29,6 +31,7 @@ from .extraction import (
 )
 from .extraction.surface import Volume
 from .fields.radiance import RadianceField
+from .fields.surface_radiance import SurfaceRadianceField
 from .protocol import BadInput
 from .rendering import sphere_tracing, volume
 from .training import run as runs
@@ -49,17 +52,22 @@ def on_leash() -> Iterator[None]:
         yield
 
 
-def evaluate(run_folder: str, split: Split, views: int) -> dict[str, float | None]:
+def evaluate(
+    run_folder: str, split: Split, views: int, reference: str | None = None
+) -> dict[str, float | None]:
     """Measure a run's field.
 
     Args:
-        split: of the views to compare with (nerf).
+        split: of the views to compare with (nerf, neus).
         views: how many of them at most; 0 takes all.
+        reference: the mesh to compare with; sdf takes the one that it was trained on.
 
     Returns:
-        Names and numbers. nerf: psnr (decibels), ssim, views, seconds_per_view. sdf: iou, chamfer
-        (as a fraction of the bounding box's diagonal), normal_error (degrees), and boundary_edges
-        and components of the extracted mesh.
+        Names and numbers. nerf, neus: psnr (decibels), ssim, views, seconds_per_view. sdf, and the
+        others with a reference: chamfer (as a fraction of the bounding box's diagonal),
+        normal_error (degrees), boundary_edges and components of the extracted mesh, and where the
+        field is a signed distance, iou. Of a reference only what the views see counts for the
+        former two.
 
     Raises:
         BadInput: the run, or what it is compared with, cannot be read.
@@ -67,39 +75,60 @@ def evaluate(run_folder: str, split: Split, views: int) -> dict[str, float | Non
     if views < 0:
         raise BadInput(f"views is {views}: give at least 0")
     run = runs.open_run(run_folder)
-    if isinstance(run.field, RadianceField) and run.grid is not None:
-        dataset = transforms.read(run.source, images.image_size)
-        with progress.CountingBar("evaluating") as bar:
-            scores = evaluate_views(
-                run.field,
-                run.grid,
-                run.kernels,
-                dataset,
-                run.field_from_world,
-                split,
-                views or None,
-                bar,
-            )
-        return {
-            name: value if np.isfinite(value) else None
-            for name, value in dataclasses.asdict(scores).items()
-        }
-    reference = Reference(run.source, run.field_from_world)
+    if not isinstance(run.field, RadianceField) or run.grid is None:
+        return _surface_scores(run, pathlib.Path(reference) if reference else run.source)
+    dataset = transforms.read(run.source, images.image_size)
+    with progress.CountingBar("evaluating") as bar:
+        scores = evaluate_views(
+            run.field,
+            run.grid,
+            run.kernels,
+            dataset,
+            run.field_from_world,
+            split,
+            views or None,
+            bar,
+        )
+    values = {
+        name: value if np.isfinite(value) else None
+        for name, value in dataclasses.asdict(scores).items()
+    }
+    if reference is not None:
+        values |= _surface_scores(run, pathlib.Path(reference), dataset.views)
+    return values
+
+
+def _surface_scores(
+    run: OpenRun, path: pathlib.Path, views: Sequence[View] = ()
+) -> dict[str, float]:
+    """How far a run's surface is from a mesh's; of that, where views are given, what they see."""
+    reference = Reference(path, run.field_from_world)
     low, high = reference.vertices.min(axis=0), reference.vertices.max(axis=0)
-    iou = comparison.intersection_over_union(run.field, reference.distance, low, high, run.device)
     volume = _volume(run, _COMPARED_RESOLUTION)
     vertices, faces, _ = marching_cubes.extract(volume, _COMPARED_RESOLUTION)
+    eyes = [(run.field_from_world @ view.world_from_camera)[:3, 3] for view in views]
     chamfer, normal_error = comparison.surface_errors(
-        vertices, faces, reference.vertices, reference.faces
+        vertices, faces, reference.vertices, reference.faces, np.array(eyes).reshape(-1, 3)
     )
     diagonal = float(np.linalg.norm(high - low))
-    return {
-        "iou": iou,
+    values = {
         "chamfer": chamfer / diagonal,
         "normal_error": normal_error,
         "boundary_edges": topology.boundary_edges(faces),
         "components": topology.components(len(vertices), faces),
     }
+    signed = _signed_distance(run)
+    if signed is None:
+        return values
+    iou = comparison.intersection_over_union(signed, reference.distance, low, high, run.device)
+    return {"iou": iou, **values}
+
+
+def _signed_distance(run: OpenRun) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """[N, 3] points to [N] signed distances, or None where the field has a density instead."""
+    if isinstance(run.field, SurfaceRadianceField):
+        return run.field.distance
+    return None if isinstance(run.field, RadianceField) else run.field
 
 
 def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, int]:
@@ -132,14 +161,20 @@ def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, in
 
 def _volume(run: OpenRun, resolution: int) -> Volume:
     """A run's field as extraction sees it."""
-    if not isinstance(run.field, RadianceField):
-        return surface.from_signed_distance(run.field, run.device)
+    colors = None
+    if isinstance(run.field, RadianceField):
+        colors = surface_colors.of_radiance(run.field, run.kernels)
+    signed = _signed_distance(run)
+    if signed is not None:
+        # no view shows what a closed surface hides
+        return surface.from_signed_distance(signed, run.device, run.grid is None, colors)
+    assert isinstance(run.field, RadianceField)
     assert run.grid is not None
     views = _views(run)
     volume = radiance_surface.volume(
         run.field, run.grid, run.kernels, views, run.field_from_world, resolution
     )
-    return dataclasses.replace(volume, colors=surface_colors.of_radiance(run.field, run.kernels))
+    return dataclasses.replace(volume, colors=colors)
 
 
 def _views(run: OpenRun) -> tuple[View, ...]:

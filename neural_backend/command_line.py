@@ -75,21 +75,23 @@ class Evaluate:
 
     Args:
         run_folder: the run's folder
-        split: which views to compare with (nerf)
+        split: which views to compare with (nerf, neus)
         views: how many of them at most, evenly spread; 0 takes all
+        reference: a mesh to compare the surface with; sdf has the one that it was trained on
         json: print one JSON object
     """
 
     run_folder: _Run
     split: Literal["train", "val", "test"] = "test"
     views: int = 0
+    reference: Annotated[str | None, tyro.conf.arg(metavar="MESH")] = None
     json: _Flag = False
 
     def run(self) -> int:
         from . import actions
 
         with actions.on_leash():
-            scores = actions.evaluate(self.run_folder, self.split, self.views)
+            scores = actions.evaluate(self.run_folder, self.split, self.views, self.reference)
         if self.json:
             print(json.dumps(scores))
         else:
@@ -208,7 +210,7 @@ class Train:
     """Train a field.
 
     Args:
-        source: a dataset's folder or its json (nerf), or a mesh file (sdf)
+        source: a dataset's folder or its json (nerf, neus), or a mesh file (sdf)
         run_folder: the folder for the run; a finished run there is kept as DIR.1, DIR.2, ...
         settings: what is trained, and for how long
         resume: go on with the run in the folder, with its settings where no others are given

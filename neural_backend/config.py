@@ -11,7 +11,7 @@ import math
 import typing
 from typing import Any, Literal
 
-FieldKind = Literal["nerf", "sdf"]
+FieldKind = Literal["nerf", "sdf", "neus"]
 Encoding = Literal["hash", "gaussian", "positional", "basic", "none"]
 Activation = Literal["relu", "sigmoid", "sine", "gaussian"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
@@ -149,7 +149,9 @@ class TrainingSettings:
         "standard", "How much time the training gets; the field's size follows from it"
     )
     field: FieldKind = knob(
-        "nerf", "nerf: radiance field from images; sdf: signed distance from geometry"
+        "nerf",
+        "nerf: radiance field from images; neus: surface with colour from images; sdf: signed "
+        "distance from geometry",
     )
     encoding: Encoding = knob("hash", "How coordinates become features")
     activation: Activation = knob("relu", "Activation of the hidden layers")

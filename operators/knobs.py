@@ -67,6 +67,7 @@ _CHOICE_LABELS = {
     ("passes", "on"): ("On", "As OpenEXR, out of the same render; Cycles and EEVEE"),
     ("passes", "off"): ("Off", "Images alone"),
     ("field", "nerf"): ("Radiance Field (NeRF)", "Radiance and density, from rendered views"),
+    ("field", "neus"): ("Surface (NeuS)", "A closed surface with colour, from rendered views"),
     ("field", "sdf"): ("Signed Distance (SDF)", "Signed distance, from the scene's geometry"),
     ("encoding", "hash"): ("Hash Grid", "Multiresolution hash grid: fast and sharp"),
     ("encoding", "gaussian"): ("Gaussian", "Random Fourier features"),

@@ -43,8 +43,13 @@ def surface_errors(
     faces: npt.NDArray,
     wanted_vertices: npt.NDArray,
     wanted_faces: npt.NDArray,
+    eyes: npt.NDArray | None = None,
 ) -> tuple[float, float]:
     """Compare two meshes at points spread evenly over both.
+
+    Args:
+        eyes: [E, 3] of the wanted mesh only what one of these sees counts; all of it where there
+            are none. What lies inside a closed surface cannot be known from images.
 
     Returns:
         The Chamfer distance, the mean of the two mean distances from one mesh to the other, in
@@ -55,7 +60,11 @@ def surface_errors(
     for one, other in ((mesh, wanted), (wanted, mesh)):
         generator = torch.Generator().manual_seed(0)
         points = SurfaceSampler(*one)(_SURFACE_POINTS, generator).numpy()
-        _, own_face = MeshDistance(*one).nearest(points)
+        own = MeshDistance(*one)
+        if one is wanted and eyes is not None and len(eyes):
+            seen = own.seen(points, eyes)
+            points = points[seen] if seen.any() else points
+        _, own_face = own.nearest(points)
         distance, face = MeshDistance(*other).nearest(points)
         cosine = (_normals(*one)[own_face] * _normals(*other)[face]).sum(axis=1)
         distances.append(distance.mean())

@@ -27,7 +27,7 @@ def of_radiance(field: RadianceField, kernels: Kernels) -> Colors:
     def colors(points: npt.NDArray, normals: npt.NDArray, cell: float) -> npt.NDArray:
         both = (torch.from_numpy(each).float().split(_CHUNK) for each in (points, normals))
         parts = [
-            _seen(field, kernels, point.to(kernels.device), -normal.to(kernels.device), cell)
+            _seen(field, point.to(kernels.device), -normal.to(kernels.device), cell)
             for point, normal in zip(*both, strict=True)
         ]
         found = torch.cat(parts)
@@ -38,7 +38,6 @@ def of_radiance(field: RadianceField, kernels: Kernels) -> Colors:
 
 def _seen(
     field: RadianceField,
-    kernels: Kernels,
     points: torch.Tensor,
     directions: torch.Tensor,
     cell: float,
@@ -53,7 +52,7 @@ def _seen(
         torch.arange(count + 1, device=points.device) * _SAMPLES,
     )
     origins = points - _ABOVE * cell * directions
-    color, alpha = kernels.render(field, origins, directions, samples)
+    color, alpha = field.render(origins, directions, samples)
     color = color / alpha.clamp(min=_HAZE)[:, None]
     thin = (alpha < _HAZE).nonzero()[:, 0]
     if len(thin):

@@ -58,9 +58,19 @@ class HashEncoding(torch.nn.Module):
         self.table = torch.nn.Parameter(table.uniform_(-1e-4, 1e-4, generator=generator))
         # [entries, F] where an optimiser wants the table's gradient, in place of autograd's
         self.gradient: Tensor | None = None
+        self.opened = self.grid
+
+    def open(self, levels: int) -> None:
+        """From now on only the coarsest ``levels`` have features; those of the others are zero."""
+        self.opened = self.grid.coarsest(levels)
 
     def forward(self, x: Tensor, known: Tensor | None = None) -> Tensor:
-        return self._kernels.encode(x, self.table, self.grid, known, self.gradient)
+        opened = self.opened.levels * self.table.shape[1]
+        if known is not None:
+            known = known[:, :opened]
+        features = self._kernels.encode(x, self.table, self.opened, known, self.gradient)
+        closed = self.features - opened
+        return torch.nn.functional.pad(features, (0, closed)) if closed else features
 
 
 def make_encoding(

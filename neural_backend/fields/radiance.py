@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config import TrainingSettings
-from ..kernels import Kernels, Network
+from ..kernels import Kernels, Network, Samples
 from .encodings import SPHERICAL_HARMONICS, HashEncoding, make_encoding, spherical_harmonics
 from .mlp import MLP
 
@@ -49,6 +49,9 @@ class RadianceField(torch.nn.Module):
         linear: whether the colour is linear light, which has no upper bound; else it is sRGB.
     """
 
+    half_trunk = True
+    """Whether the trunk may be multiplied in bfloat16."""
+
     def __init__(self, settings: TrainingSettings, kernels: Kernels, linear: bool = False):
         super().__init__()
         self.linear = linear
@@ -71,7 +74,7 @@ class RadianceField(torch.nn.Module):
             settings.activation,
             generator,
             frequency,
-            half=True,
+            half=self.half_trunk,
         )
         self.colour: MLP | None = None
         if hashed or self.view_direction:
@@ -117,6 +120,12 @@ class RadianceField(torch.nn.Module):
     def _harmonics(self, d: Tensor) -> Tensor:
         """[R, H] what the colour takes of directions [R, 3]."""
         return spherical_harmonics(d) if self.view_direction else d[:, :0]
+
+    def render(
+        self, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor]:
+        """[R, 3] premultiplied colour and [R] alpha of rays; see ``Kernels.render``."""
+        return self._kernels.render(self, origins, directions, samples)
 
     def network(self) -> Network | None:
         """See ``kernels.interface.Radiance``."""

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import cpu_loops, cpu_radiance
+from . import cpu_loops, cpu_radiance, cpu_surface
 from .contraction import contract_distance
-from .interface import POOL, HashGrid, Radiance, Samples
+from .interface import POOL, HashGrid, Radiance, Samples, Surface
 from .reference import ReferenceKernels
 
 _NEVER = 1e9  # field units
@@ -211,3 +211,37 @@ class CpuKernels(ReferenceKernels):
             return super().render(field, origins, directions, samples)
         constants = _constants(network.grid, self._renderer.threads)
         return self._renderer.render(network, constants, origins, directions, samples)
+
+    def distance(self, field: Surface, x: Tensor) -> Tensor:
+        network = field.surface_network()
+        if network is None or not cpu_radiance.renders(network) or x.requires_grad:
+            return super().distance(field, x)
+        constants = _constants(network.grid, self._renderer.threads)
+        return cpu_surface.distance(self._renderer, network, constants, x)
+
+    @torch.no_grad()
+    def _mattering(
+        self, field: Surface, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor | None]:
+        network = field.surface_network()
+        if network is None or not cpu_radiance.renders(network):
+            return super()._mattering(field, origins, directions, samples)
+        constants = _constants(network.grid, 1)
+        rays, sharpness = (origins, directions), float(field.sharpness)
+        kept = cpu_surface.search(self._renderer, network, sharpness, constants, *rays, samples)
+        return kept, None
+
+    def _surface_at(
+        self,
+        field: Surface,
+        origins: Tensor,
+        directions: Tensor,
+        samples: Samples,
+        features: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        network = field.surface_network()
+        if network is None or not cpu_radiance.renders(network):
+            return super()._surface_at(field, origins, directions, samples, features)
+        constants = _constants(network.grid, self._renderer.threads)
+        x = samples.positions(origins, directions)
+        return cpu_surface.evaluate(self._renderer, network, constants, x, samples.ray, directions)

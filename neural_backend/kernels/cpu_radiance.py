@@ -21,7 +21,7 @@ Whole = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _Layout:
+class Layout:
     """Where the layers' numbers are in flat arrays.
 
     Attributes:
@@ -38,8 +38,8 @@ class _Layout:
 
 
 @functools.lru_cache(maxsize=16)
-def _layout(density: tuple[tuple[int, int], ...], colour: tuple[tuple[int, int], ...]) -> _Layout:
-    """Lay out layers given as inputs and outputs."""
+def layout_of(density: tuple[tuple[int, int], ...], colour: tuple[tuple[int, int], ...]) -> Layout:
+    """Lay out layers given as inputs and outputs; there may be none for the colour."""
     weights = gradients = scratch = 0
     rows = []
     for network in (density, colour):
@@ -65,10 +65,10 @@ def _layout(density: tuple[tuple[int, int], ...], colour: tuple[tuple[int, int],
     table[:, [loops.INPUT, loops.G_IN, loops.OUTPUT, loops.G_OUT]] *= loops.BLOCK
     table[:, loops.ZEROS] = weights
     weights += int(table[:, loops.PIN].max())
-    return _Layout(table, len(density), weights, gradients, scratch * loops.BLOCK)
+    return Layout(table, len(density), weights, gradients, scratch * loops.BLOCK)
 
 
-def _pack(layout: _Layout, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Floats:
+def pack(layout: Layout, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Floats:
     packed = np.zeros(layout.weights, np.float32)
     for row, weight, bias in zip(layout.table, weights, biases, strict=True):
         inputs, deep, outputs, wide = row[:4]
@@ -80,7 +80,7 @@ def _pack(layout: _Layout, weights: Sequence[Tensor], biases: Sequence[Tensor]) 
     return packed
 
 
-def _unpack(layout: _Layout, gradients: Tensor) -> list[Tensor]:
+def unpack(layout: Layout, gradients: Tensor) -> list[Tensor]:
     """The gradients of all weights, then of all biases."""
     weights, biases = [], []
     for row in layout.table:
@@ -91,19 +91,19 @@ def _unpack(layout: _Layout, gradients: Tensor) -> list[Tensor]:
     return weights + biases
 
 
-class _Buffers:
+class Buffers:
     """Memory that lasts from a forward to its backward pass, and then for the next step.
 
     New memory would cost more than what is done with it: the system hands it out page by page.
     """
 
-    def __init__(self, threads: int, layout: _Layout):
+    def __init__(self, threads: int, layout: Layout):
         self.scratch = np.zeros((threads, layout.scratch), np.float32)
         self.gradients = np.zeros((threads, layout.gradients), np.float32)
         self.kept: tuple[npt.NDArray, ...] = ()
         self.of_features = np.empty((0, 0, 0), np.float32)
 
-    def fit(self, samples: int, layout: _Layout, levels: int) -> None:
+    def fit(self, samples: int, layout: Layout, levels: int) -> None:
         """Make room for so many samples to be kept, with the features of so many levels."""
         # networks that are laid out alike may split their features into other levels
         if self.kept and len(self.kept[0]) >= samples and len(self.of_features) == levels:
@@ -125,14 +125,24 @@ class Renderer:
 
     def __init__(self, threads: int):
         self.threads = threads
-        self._free: dict[_Layout, list[_Buffers]] = {}
+        self._free: dict[Layout, list[Buffers]] = {}
 
-    def borrow(self, layout: _Layout) -> _Buffers:
+    def borrow(self, layout: Layout) -> Buffers:
         free = self._free.get(layout)
-        return free.pop() if free else _Buffers(self.threads, layout)
+        return free.pop() if free else Buffers(self.threads, layout)
 
-    def give_back(self, layout: _Layout, buffers: _Buffers) -> None:
+    def give_back(self, layout: Layout, buffers: Buffers) -> None:
         self._free.setdefault(layout, []).append(buffers)
+
+    def parts(self, offsets: Whole) -> Whole:
+        """[threads + 1] the first ray of each thread's part, and the end.
+
+        Args:
+            offsets: [R + 1] of the rays' samples.
+        """
+        # as many samples for each thread; the last part takes what is left
+        shares = np.linspace(0, offsets[-1], self.threads + 1)[1:-1]
+        return np.array([0, *np.searchsorted(offsets, shares), len(offsets) - 1], np.int64)
 
     def render(
         self,
@@ -148,23 +158,23 @@ class Renderer:
             constants: the hash grid's resolutions, factors, masks and offsets, and the order that
                 deals the levels out to threads.
         """
-        weights, biases = _parameters(network)
+        weights, biases = parameters(network)
         rays = (origins, directions, network.harmonics(directions))
         context = (self, network, constants, rays, samples)
         return _Render.apply(context, torch.is_grad_enabled(), network.table, *weights, *biases)
 
     def density(self, network: Network, constants: Sequence[npt.NDArray], x: Tensor) -> Tensor:
         """See ``interface.Kernels.density`` and ``render``."""
-        weights, biases = _parameters(network)
+        weights, biases = parameters(network)
         count = len(network.density)
-        layout = _layout(_sizes(weights[:count]), _sizes(weights[count:]))
+        layout = layout_of(sizes(weights[:count]), sizes(weights[count:]))
         buffers = self.borrow(layout)
         out = torch.empty(len(x))
         loops.density(
             x.contiguous().numpy(),
             network.table.detach().numpy(),
             constants[:4],
-            (layout.table, _pack(layout, weights, biases), count, network.linear),
+            (layout.table, pack(layout, weights, biases), count, network.linear),
             buffers.scratch,
             out.numpy(),
         )
@@ -179,7 +189,7 @@ def renders(network: Network) -> bool:
     return whole and all(each.dtype == torch.float32 for each in tensors)
 
 
-def _parameters(network: Network) -> tuple[list[Tensor], list[Tensor]]:
+def parameters(network: Network) -> tuple[list[Tensor], list[Tensor]]:
     """All layers' weights and biases, the density's first, as the loops take them."""
     # the density goes along with the geometry features, so that rows are copied whole
     first = torch.nn.functional.pad(network.colour[0][0], (1, 0))
@@ -188,7 +198,7 @@ def _parameters(network: Network) -> tuple[list[Tensor], list[Tensor]]:
     return weights, [bias for _, bias in (*network.density, *network.colour)]
 
 
-def _sizes(weights: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
+def sizes(weights: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple((weight.shape[1], weight.shape[0]) for weight in weights)
 
 
@@ -198,15 +208,13 @@ class _Render(torch.autograd.Function):
         renderer, network, constants, rays, samples = context
         layers, density = len(parameters) // 2, len(network.density)
         weights, biases = parameters[:layers], parameters[layers:]
-        layout = _layout(_sizes(weights[:density]), _sizes(weights[density:]))
-        net = (layout.table, _pack(layout, weights, biases), density)
+        layout = layout_of(sizes(weights[:density]), sizes(weights[density:]))
+        net = (layout.table, pack(layout, weights, biases), density)
         buffers = renderer.borrow(layout)
         buffers.fit(len(samples) if keep else 0, layout, network.grid.levels)
         count = samples.rays
         offsets = samples.offsets.numpy()
-        # as many samples for each thread; the last part takes what is left
-        shares = np.linspace(0, len(samples), renderer.threads + 1)[1:-1]
-        parts = np.array([0, *np.searchsorted(offsets, shares), count], np.int64)
+        parts = renderer.parts(offsets)
         counts = np.zeros(renderer.threads, np.int64)
         total, alpha = torch.zeros(count, 3), torch.zeros(count)
         loops.render(
@@ -259,6 +267,6 @@ class _Render(torch.autograd.Function):
         cpu_loops.encode_backward(
             buffers.kept[0], *places, starts, counts, constants[:4], order, of_table.numpy()
         )
-        gradients = _unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
+        gradients = unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
         renderer.give_back(layout, buffers)
         return None, None, None if diverted else of_table, *gradients

@@ -43,7 +43,7 @@ _EXPONENT = _f32(15.0)
 
 
 @inner
-def _forward(first, last, rows, layout, weights, scratch):
+def forward(first, last, rows, layout, weights, scratch):
     """Linear layers with ReLUs between them, from the first's input to the last's output."""
     full = (rows + ROWS - 1) // ROWS * ROWS
     for layer in range(first, last):
@@ -59,7 +59,7 @@ def _forward(first, last, rows, layout, weights, scratch):
 
 
 @inner
-def _backward(first, last, rows, layout, weights, scratch, gradients):
+def backward(first, last, rows, layout, weights, scratch, gradients):
     """From the gradient of the last layer's output to those of all parameters and the input."""
     full = (rows + ROWS - 1) // ROWS * ROWS
     for layer in range(last - 1, first - 1, -1):
@@ -98,7 +98,7 @@ def density(x, table, grid, network, scratch, out):
         for first in range(part * share, end, BLOCK):
             rows = min(BLOCK, end - first)
             encode_rows(first, rows, x, table, grid, mine, features[INPUT], features[PIN])
-            _forward(0, layers, rows, layout, weights, mine)
+            forward(0, layers, rows, layout, weights, mine)
             for row in range(rows):
                 raw = mine[_u64(last[OUTPUT] + row * last[POUT])]
                 out[first + row] = np.exp(min(raw, _f32(2.0) * _EXPONENT))
@@ -114,7 +114,7 @@ def _contract(x, row):
 
 
 @inner
-def _emitted(x, linear):
+def emitted(x, linear):
     """A colour, and its derivative."""
     if linear:
         return np.exp(min(x, _f32(2.0) * _EXPONENT)), np.exp(min(max(x, -_EXPONENT), _EXPONENT))
@@ -123,7 +123,7 @@ def _emitted(x, linear):
 
 
 @inner
-def _to_colour(at, harmonics, ray, scratch, to, wide):
+def to_colour(at, harmonics, ray, scratch, to, wide):
     """Put a colour network's input together: the density network's output, and harmonics."""
     copy_padded(scratch, at, scratch, to, wide)
     count = harmonics.shape[1]
@@ -179,7 +179,7 @@ def _render_part(
                 rows += 1
         first_of[active] = rows
         encode_rows(0, rows, x, table, grid, scratch, features[INPUT], features[PIN])
-        _forward(0, density, rows, layout, weights, scratch)
+        forward(0, density, rows, layout, weights, scratch)
 
         found = 0
         for slot in range(active):
@@ -196,7 +196,7 @@ def _render_part(
                 light *= through
                 seen[found] = r
                 to = colour[INPUT] + found * colour[PIN]
-                _to_colour(at, harmonics, r, scratch, to, geometry[POUT])
+                to_colour(at, harmonics, r, scratch, to, geometry[POUT])
                 if keep:
                     for axis in range(3):
                         kept_x[place, axis] = x[row, axis]
@@ -213,12 +213,12 @@ def _render_part(
             light_of[slot] = light
             next_of[slot] = base + first_of[slot + 1]
 
-        _forward(density, layout.shape[0], found, layout, weights, scratch)
+        forward(density, layout.shape[0], found, layout, weights, scratch)
         for i in range(found):
             r = seen[i]
             at = last[OUTPUT] + i * last[POUT]
             for channel in range(total.shape[1]):
-                total[r, channel] += weight[i] * _emitted(scratch[_u64(at + channel)], linear)[0]
+                total[r, channel] += weight[i] * emitted(scratch[_u64(at + channel)], linear)[0]
 
         left = 0
         for slot in range(active):
@@ -297,12 +297,12 @@ def _backward_part(
         rows = min(BLOCK, begin + count - block)
         wide = features[PIN]
         copy_padded(kept_features, block * wide, scratch, features[INPUT], rows * wide)
-        _forward(0, density, rows, layout, weights, scratch)
+        forward(0, density, rows, layout, weights, scratch)
         for i in range(rows):
             r = kept_ray[block + i]
             at, to = geometry[OUTPUT] + i * geometry[POUT], colour[INPUT] + i * colour[PIN]
-            _to_colour(at, harmonics, r, scratch, to, geometry[POUT])
-        _forward(density, layers, rows, layout, weights, scratch)
+            to_colour(at, harmonics, r, scratch, to, geometry[POUT])
+        forward(density, layers, rows, layout, weights, scratch)
 
         for i in range(rows):
             r, weight = kept_ray[block + i], kept_weight[block + i]
@@ -311,7 +311,7 @@ def _backward_part(
             for channel in range(last[POUT]):
                 scratch[_u64(to + channel)] = _ZERO
             for channel in range(channels):
-                value, slope = _emitted(scratch[_u64(at + channel)], linear)
+                value, slope = emitted(scratch[_u64(at + channel)], linear)
                 pull += grad_total[r, channel] * value
                 scratch[_u64(to + channel)] = grad_total[r, channel] * weight * slope
             left[r] -= weight * pull
@@ -319,12 +319,12 @@ def _backward_part(
             slope = np.exp(min(max(raw, -_EXPONENT), _EXPONENT))
             by_density = kept_length[block + i] * (kept_light[block + i] * pull - left[r])
             scratch[_u64(geometry[G_OUT] + i * geometry[POUT])] = slope * by_density
-        _backward(density, layers, rows, layout, weights, scratch, gradients)
+        backward(density, layers, rows, layout, weights, scratch, gradients)
         for i in range(rows):
             at, to = colour[G_IN] + i * colour[PIN], geometry[G_OUT] + i * geometry[POUT]
             for j in range(1, geometry[POUT]):
                 scratch[_u64(to + j)] = scratch[_u64(at + j)]
-        _backward(0, density, rows, layout, weights, scratch, gradients)
+        backward(0, density, rows, layout, weights, scratch, gradients)
         for i in range(rows):
             at = features[G_IN] + i * features[PIN]
             for level in range(grad_features.shape[0]):

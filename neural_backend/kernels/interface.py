@@ -19,6 +19,9 @@ _PRIMES = (1, 2_654_435_761, 805_459_861)
 OPAQUE = 1e-4
 """Samples behind what lets through less than this are left out."""
 
+FAINT = 1e-4
+"""Sections of a surface's rays with less weight than this are left out."""
+
 POOL = 4
 """Cells along the edge of a coarse cell, by which marching skips empty space."""
 
@@ -53,6 +56,11 @@ class HashGrid:
     def entries(self) -> int:
         """Entries of all levels together."""
         return self.offsets[-1] + 2 ** self.bits[-1]
+
+    def coarsest(self, levels: int) -> HashGrid:
+        """The first so many levels alone; their entries come first in the table."""
+        parts = (self.resolutions, self.bits, self.offsets, self.factors)
+        return HashGrid(*(each[:levels] for each in parts))
 
 
 def hash_grid(levels: int, coarsest: int, finest: int, log2_table_size: int) -> HashGrid:
@@ -161,6 +169,31 @@ class Radiance(Protocol):
 
     def network(self) -> Network | None:
         """The field as tensors, where it is a hash grid's."""
+        ...
+
+
+class Surface(Protocol):
+    """What the volume rendering of surfaces asks of a field."""
+
+    @property
+    def sharpness(self) -> Tensor:
+        """[] how steeply light stops at the surface, per field unit."""
+        ...
+
+    def encode(self, x: Tensor, known: Tensor | None = None) -> Tensor:
+        """See ``Radiance``."""
+        ...
+
+    def distance_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """[N] signed distance in field units and [N, G] geometry features."""
+        ...
+
+    def radiance(self, geometry: Tensor, d: Tensor, ray: Tensor | None = None) -> Tensor:
+        """See ``Radiance``."""
+        ...
+
+    def surface_network(self) -> Network | None:
+        """The field as tensors, where it is a hash grid's; its density's are the distance's."""
         ...
 
 
@@ -281,5 +314,28 @@ class Kernels(Protocol):
 
         Returns:
             [R, 3] premultiplied colour, in the field's light, and [R] alpha.
+        """
+        ...
+
+    def distance(self, field: Surface, x: Tensor) -> Tensor:
+        """[N] a field's distance at [N, 3] in the unit box; differentiable in its parameters."""
+        ...
+
+    def render_surface(
+        self, field: Surface, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Volume rendering of a signed distance (Wang et al. 2021); differentiable in its field.
+
+        The section between the middles of two samples that touch lets through what is left of
+        ``sigmoid(sharpness * distance)`` at its end beside its start, and all of the light where
+        that grows. Its colour is the mean of those at its ends. Sections that matter to less than
+        ``FAINT`` of a ray's light are left out.
+
+        Args:
+            origins, directions: [R, 3] rays.
+
+        Returns:
+            [R, 3] premultiplied colour, in the field's light; [R] alpha; and [R] the distance
+            along the ray at which the light stops, premultiplied.
         """
         ...

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .contraction import contract, contract_distance, expand_distance
-from .interface import OPAQUE, POOL, HashGrid, Radiance, Samples
+from .interface import FAINT, OPAQUE, POOL, HashGrid, Radiance, Samples, Surface
 
 _FIRST_SAMPLES = 16
 
@@ -225,6 +225,49 @@ class ReferenceKernels:
         total, alpha, _ = self.composite(density, colour, samples)
         return total, alpha
 
+    def distance(self, field: Surface, x: Tensor) -> Tensor:
+        return field.distance_of(field.encode(x))[0]
+
+    def render_surface(
+        self, field: Surface, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        kept, features = self._mattering(field, origins, directions, samples)
+        samples = samples.select(kept)
+        distance, colour = self._surface_at(field, origins, directions, samples, features)
+        depth = _section_depth(distance, samples, field.sharpness)
+        middle = 0.5 * (samples.t_start + samples.t_end)
+        emitted = torch.cat([colour, middle[:, None]], 1)
+        emitted = 0.5 * (emitted + emitted.roll(-1, 0))
+        density = depth / (samples.t_end - samples.t_start)
+        total, alpha, _ = self.composite(density, emitted, samples)
+        return total[:, :3], alpha, total[:, 3]
+
+    @torch.no_grad()
+    def _mattering(
+        self, field: Surface, origins: Tensor, directions: Tensor, samples: Samples
+    ) -> tuple[Tensor, Tensor | None]:
+        """[N] bool: the ends of sections that matter; and the features of these, if at hand."""
+        features = field.encode(samples.positions(origins, directions))
+        distance, _ = field.distance_of(features)
+        depth = _section_depth(distance, samples, field.sharpness)
+        light = torch.exp(-_depth_before(depth, samples))
+        kept = light * -torch.expm1(-depth) > FAINT
+        kept[1:] |= kept[:-1].clone()
+        return kept, features[kept]
+
+    def _surface_at(
+        self,
+        field: Surface,
+        origins: Tensor,
+        directions: Tensor,
+        samples: Samples,
+        features: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """[N] distances and [N, 3] colours at samples, whose features may be at hand."""
+        features = field.encode(samples.positions(origins, directions), features)
+        distance, geometry = field.distance_of(features)
+        return distance, field.radiance(geometry, directions, samples.ray)
+
     @torch.no_grad()
     def _visible(
         self, field: Radiance, origins: Tensor, directions: Tensor, samples: Samples
@@ -294,6 +337,19 @@ def _look_up(
         flat = cell if flat is None else flat * size + cell
     assert flat is not None
     return grid.view(-1)[flat]
+
+
+def _section_depth(distance: Tensor, samples: Samples, sharpness: Tensor) -> Tensor:
+    """[N] optical depth of the section from each sample's middle to the next one's.
+
+    It is zero where the next sample does not touch this one.
+    """
+    gap = samples.t_start.roll(-1) - samples.t_end
+    touches = (gap.abs() < 0.25 * (samples.t_end - samples.t_start)) & (
+        samples.ray == samples.ray.roll(-1)
+    )
+    passed = torch.nn.functional.softplus(-sharpness * distance)
+    return torch.where(touches, (passed.roll(-1) - passed).clamp(min=0.0), 0.0)
 
 
 def _depth_before(depth: Tensor, samples: Samples) -> Tensor:

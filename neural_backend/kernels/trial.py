@@ -11,11 +11,12 @@ from .interface import Kernels, Layers, Network, hash_grid
 
 _RAYS, _POINTS, _CELLS = 8, 64, 8
 _GEOMETRY, _WIDTH = 15, 24
+_SHARPNESS = 20.0
 _TOLERANCE = 1e-3
 
 
 class _Field:
-    """A small radiance field; see ``interface.Radiance``."""
+    """A small radiance field, or a surface with colour; see ``interface``."""
 
     def __init__(self, kernels: Kernels, network: Network):
         self._kernels, self._network = kernels, network
@@ -35,6 +36,17 @@ class _Field:
         return torch.exp(out) if self._network.linear else torch.sigmoid(out)
 
     def network(self) -> Network:
+        return self._network
+
+    @property
+    def sharpness(self) -> Tensor:
+        return self._network.table.new_tensor(_SHARPNESS)
+
+    def distance_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        out = _through(self._network.density, features)
+        return out[:, 0], out[:, 1:]
+
+    def surface_network(self) -> Network:
         return self._network
 
 
@@ -118,7 +130,21 @@ def results(kernels: Kernels) -> dict[str, Tensor]:
     torch.cat([each.flatten() for each in outputs]).square().sum().backward()
     found |= {"render's colour": outputs[0], "render's alpha": outputs[1]}
     found["render's gradient"] = torch.cat([each.grad.flatten() for each in parameters])
-    found["render's gradient of the table"] = gathered
+    found["render's gradient of the table"] = gathered.clone()
+
+    for each in (*parameters, gathered):
+        each.grad = None
+    gathered.zero_()
+    field = _Field(kernels, network)
+    points = random(_POINTS, 3)
+    with torch.no_grad():
+        found["distance"] = kernels.distance(field, points)
+    outputs = kernels.render_surface(field, origins, directions, samples)
+    parts = [*outputs, kernels.distance(field, points)]
+    torch.cat([each.flatten() for each in parts]).square().sum().backward()
+    found |= zip(("surface's colour", "surface's alpha", "surface's place"), outputs, strict=True)
+    found["surface's gradient"] = torch.cat([each.grad.flatten() for each in parameters])
+    found["surface's gradient of the table"] = gathered
     return {name: value.detach().float().cpu() for name, value in found.items()}
 
 

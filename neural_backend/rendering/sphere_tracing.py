@@ -22,13 +22,18 @@ _AMBIENT = 0.15
 
 
 def normals(field: SignedDistance, points: torch.Tensor, step: float = 1e-3) -> torch.Tensor:
-    """[N, 3] unit normals of the level sets through ``points`` [N, 3], out of the surface.
+    """[N, 3] unit normals of the level sets through ``points`` [N, 3], out of the surface."""
+    return torch.nn.functional.normalize(gradients(field, points, step), dim=1)
 
-    The gradient by differences over a tetrahedron: four samples of the field a point.
+
+def gradients(field: SignedDistance, points: torch.Tensor, step: float) -> torch.Tensor:
+    """[N, 3] gradients at ``points`` [N, 3], by differences over a tetrahedron of that half edge.
+
+    Differentiable in the field's parameters, which are asked for four values a point.
     """
     corners = points.new_tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
     values = field((points[:, None] + step * corners).reshape(-1, 3)).reshape(-1, 4)
-    return torch.nn.functional.normalize(values @ corners, dim=1)
+    return values @ corners / (4.0 * step)
 
 
 def trace(

@@ -60,7 +60,7 @@ def render_points(
     for part in torch.arange(len(view), device=view.device).split(_CHUNK):
         origins, directions = cameras.rays(view[part], x[part], y[part])
         samples = march(origins, directions, grid, kernels)
-        colour, alpha = kernels.render(field, origins, directions, samples)
+        colour, alpha = field.render(origins, directions, samples)
         chunks.append(displayed(torch.cat([colour, alpha[:, None]], -1), field.linear))
     return torch.cat(chunks)
 

@@ -99,14 +99,9 @@ class OccupancyGrid:
             density: the field's, [N, 3] -> [N].
             samples: number of cells.
         """
-        device = self.density.device
-
-        def some(count: int) -> Tensor:
-            return torch.randint(count, (samples // 2,), generator=generator, device=device)
-
-        cell = torch.cat([self._kept[some(len(self._kept))], some(len(self._cells))])
+        cell = self._some(samples, generator)
         corner = self._corners[cell]
-        inside = torch.rand(corner.shape, generator=generator, device=device)
+        inside = torch.rand(corner.shape, generator=generator, device=corner.device)
         x = (corner + inside) / self._size
         with torch.no_grad():
             value = density(x)
@@ -118,6 +113,35 @@ class OccupancyGrid:
         self.density[cell] = torch.where(before.isfinite(), before * DECAY, 0.0)
         self.density.scatter_reduce_(0, cell, value, "amax")
         self._refresh()
+
+    def renew(
+        self,
+        density: Callable[[Tensor], Tensor],
+        samples: int,
+        generator: torch.Generator,
+    ) -> None:
+        """Look at cells again, and forget what they held; all of them if there are so many samples.
+
+        Args:
+            density: tells from the middles of cells [N, 3] what these hold at most, [N].
+            samples: number of cells.
+        """
+        cell = torch.arange(len(self._cells), device=self.density.device)
+        if samples < len(cell):
+            cell = self._some(samples, generator)
+        with torch.no_grad():
+            parts = ((self._corners[cell] + 0.5) / self._size).split(max(samples, 1))
+            self.density[cell] = torch.cat([density(part) for part in parts])
+        self._refresh()
+
+    def _some(self, samples: int, generator: torch.Generator) -> Tensor:
+        """Random cells: half of them of the occupied, half of all the possible ones."""
+
+        def some(count: int) -> Tensor:
+            device = self.density.device
+            return torch.randint(count, (samples // 2,), generator=generator, device=device)
+
+        return torch.cat([self._kept[some(len(self._kept))], some(len(self._cells))])
 
     def state(self) -> dict[str, Tensor]:
         steps = torch.tensor([self.step, self.reach], dtype=torch.float64)

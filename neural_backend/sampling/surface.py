@@ -10,6 +10,8 @@ import torch
 Points = npt.NDArray[np.float64]
 Faces = npt.NDArray[np.int64]
 
+_TOUCHING = 1e-4  # of the diagonal of a mesh's bounds
+
 
 class MeshDistance:
     """Signed distance to a triangle mesh, negative inside.
@@ -38,6 +40,24 @@ class MeshDistance:
         """[N] unsigned distances of ``points`` [N, 3], and [N] the nearest faces' indices."""
         squared, face, _ = self._tree.squared_distance(self._vertices, self._faces, _rows(points))
         return np.sqrt(np.atleast_1d(squared)), np.atleast_1d(face)
+
+    def seen(self, points: Points, eyes: Points) -> npt.NDArray[np.bool_]:
+        """[N] which of ``points`` [N, 3] of the mesh any of ``eyes`` [E, 3] has in plain view."""
+        reach = np.linalg.norm(np.ptp(self._vertices, axis=0))
+        seen = np.zeros(len(points), dtype=bool)
+        for eye in eyes:
+            left = np.flatnonzero(~seen)
+            if len(left) == 0:
+                break
+            away = _rows(points[left]) - eye
+            distance = np.linalg.norm(away, axis=1)
+            origins = np.broadcast_to(eye, away.shape).copy()
+            face, met, _ = self._tree.intersect_ray_first(
+                self._vertices, self._faces, origins, away / distance[:, None]
+            )
+            # a point lies on the mesh only as exactly as numbers are
+            seen[left] = (face < 0) | (met > distance - _TOUCHING * reach)
+        return seen
 
     def __call__(self, points: Points) -> Points:
         """[N] signed distances of ``points`` [N, 3], in their unit."""

@@ -57,17 +57,21 @@ _HASH: dict[tuple[str, FieldKind], tuple[tuple[float, _Hash], ...]] = {
         (600.0, _Hash(12, 18, 1024, 2**16, 1, 64, 2e-2)),
         (_ALWAYS, _Hash(12, 19, 1024, 2**16, 1, 64, 2e-2)),
     ),
+    ("cpu", "neus"): ((_ALWAYS, _Hash(12, 16, 1024, 2**15, 1, 64, 1e-2)),),
     ("cpu", "sdf"): ((_ALWAYS, _Hash(12, 16, 1024, 2**13, 2, 64, 1e-2)),),
     ("gpu", "nerf"): (
         (120.0, _Hash(16, 19, 1024, 2**18, 1, 64, 2e-2)),
         (_ALWAYS, _Hash(16, 20, 2048, 2**18, 1, 64, 2e-2)),
     ),
+    ("gpu", "neus"): ((_ALWAYS, _Hash(16, 19, 1024, 2**18, 1, 64, 1e-2)),),
     ("gpu", "sdf"): ((_ALWAYS, _Hash(16, 19, 1024, 2**18, 2, 64, 1e-2)),),
 }
 _FOURIER: dict[tuple[str, FieldKind], tuple[tuple[float, _Fourier], ...]] = {
     ("cpu", "nerf"): ((_ALWAYS, _Fourier(2**13, 3, 128, 5e-3)),),
+    ("cpu", "neus"): ((_ALWAYS, _Fourier(2**13, 3, 128, 2e-3)),),
     ("cpu", "sdf"): ((_ALWAYS, _Fourier(2**11, 4, 256, 1e-3)),),
     ("gpu", "nerf"): ((_ALWAYS, _Fourier(2**18, 4, 256, 5e-4)),),
+    ("gpu", "neus"): ((_ALWAYS, _Fourier(2**18, 4, 256, 5e-4)),),
     ("gpu", "sdf"): ((_ALWAYS, _Fourier(2**18, 4, 256, 1e-3)),),
 }
 # cycles along the unit box; a distance is much smoother than a radiance
@@ -75,12 +79,16 @@ _FREQUENCIES: dict[str, dict[tuple[str, FieldKind], dict[str, float]]] = {
     "gaussian": {
         ("cpu", "nerf"): {"frequencies": 128, "sigma": 6.05},
         ("gpu", "nerf"): {"frequencies": 256, "sigma": 6.05},
+        ("cpu", "neus"): {"frequencies": 128, "sigma": 3.0},
+        ("gpu", "neus"): {"frequencies": 256, "sigma": 3.0},
         ("cpu", "sdf"): {"frequencies": 256, "sigma": 1.0},
         ("gpu", "sdf"): {"frequencies": 256, "sigma": 1.0},
     },
     "positional": {
         ("cpu", "nerf"): {"frequencies": 10},
         ("gpu", "nerf"): {"frequencies": 10},
+        ("cpu", "neus"): {"frequencies": 6},
+        ("gpu", "neus"): {"frequencies": 6},
         ("cpu", "sdf"): {"frequencies": 4},
         ("gpu", "sdf"): {"frequencies": 4},
     },

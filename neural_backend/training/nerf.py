@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from ..dataset.images import Images, load_views, premultiplied
 from ..dataset.transforms import INNER, Dataset
 from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
-from ..kernels import Kernels, choose
+from ..kernels import Kernels, Samples, choose
 from ..rendering import volume
 from ..sampling.occupancy import (
     RESOLUTION,
@@ -57,6 +58,25 @@ _VALIDATION_WINDOWS = 128
 _PREVIEW_SIDE = 200
 
 
+class Rays(NamedTuple):
+    """Rays through pixels of the training views.
+
+    Attributes:
+        pixels: [R] which of all views' pixels.
+        origins, directions: [R, 3].
+        rgba: [R, 4] what the views show, premultiplied.
+        background: [R, 3] to put behind it.
+        weight: [R] see ``sampling.pixels.Drawn``.
+    """
+
+    pixels: Tensor
+    origins: Tensor
+    directions: Tensor
+    rgba: Tensor
+    background: Tensor
+    weight: Tensor
+
+
 class NerfTask:
     """See ``task.Task``.
 
@@ -70,6 +90,11 @@ class NerfTask:
     Raises:
         BadInput: there is no view to train on, or an image is at fault.
     """
+
+    kind = RadianceField
+    """Of field."""
+    surroundings = True
+    """Whether views without alpha show what lies around the bounds."""
 
     def __init__(
         self,
@@ -96,8 +121,9 @@ class NerfTask:
             self._kernels = choose(device)  # loading them takes as long as the images do
             self._images = reading.result()
         # without alpha they may show what lies far around
+        around = self.surroundings and self._images.opaque
         self.field_from_world = (
-            dataset.field_from_surroundings if self._images.opaque else dataset.field_from_world
+            dataset.field_from_surroundings if around else dataset.field_from_world
         )
         self._cameras = Cameras(self._images.views, self.field_from_world, device)
         self.views = len(self._images.views)
@@ -106,7 +132,7 @@ class NerfTask:
         split = next((name for name in ("val", "test") if dataset.split(name)), None)
         self._held_out = load_views(dataset, split, _VALIDATION_VIEWS) if split else None
 
-        self.field = RadianceField(settings, self._kernels, self._images.linear).to(device)
+        self.field = self.kind(settings, self._kernels, self._images.linear).to(device)
         self._bounds = torch.from_numpy(
             dataset.bounds @ self.field_from_world[:3, :3].T + self.field_from_world[:3, 3]
         ).float()  # mps has no doubles
@@ -160,23 +186,48 @@ class NerfTask:
 
     def _take_step(self, progress: float) -> Step:
         """One optimiser step on rays through random pixels of all training views."""
-        if self._steps % GRID_EVERY == 0 and self._steps >= GRID_FROM:
-            # of its own, so that all ranks have the same grid
-            reseed(self._grid_generator, self._settings.seed, self._steps)
-            self.grid.update(self.field.density, self._batch, self._grid_generator)
+        self._prepare(progress)
         drawn = self._drawn.draw(self._rays, self._generator)
-        origins, directions, target, background = self._rays_through(drawn)
-        jitter = torch.rand(len(target), generator=self._generator, device=self._device)
-        samples = volume.march(origins, directions, self.grid, self._kernels, jitter)
+        rays = self._rays_through(drawn)
+        jitter = torch.rand(len(rays.pixels), generator=self._generator, device=self._device)
+        along = rays.origins, rays.directions
+        samples = volume.march(*along, self.grid, self._kernels, jitter)
         marched = len(samples)
-        colour, alpha = self._kernels.render(self.field, origins, directions, samples)
-        colour = colour + (1.0 - alpha)[:, None] * background
-        error = self._error(colour, target)
-        # between even, which forgets thin structures, and the whole gradient of the mean
-        loss = (error * drawn.weight.sqrt()).mean()
-        shown = error.detach()
+        loss, error = self._loss_of(rays, samples)
         if not self._images.linear:  # whose noise would be drawn most
-            self._drawn.note_errors(drawn.tile, shown)
+            self._drawn.note_errors(drawn.tile, error)
+        self._learn(loss, progress)
+        # not before the step is whole: one taken again counts once, on all ranks alike
+        self._steps += 1
+        # as many rays next time as would have filled the batch, without sudden jumps
+        fitting = self._batch / max(marched, 1) * self._rays
+        self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
+        return Step((error * drawn.weight).mean(), marched)
+
+    def _prepare(self, progress: float) -> None:
+        """What comes before a step's rays."""
+        if self._steps % GRID_EVERY == 0 and self._steps >= GRID_FROM:
+            self.grid.update(self.field.density, self._batch, self._for_grid())
+
+    def _for_grid(self) -> torch.Generator:
+        """One for the grid alone, so that all ranks have the same."""
+        reseed(self._grid_generator, self._settings.seed, self._steps)
+        return self._grid_generator
+
+    def _loss_of(self, rays: Rays, samples: Samples) -> tuple[Tensor, Tensor]:
+        """[] the loss, and [R] how far the colours that the field shows are from the views'."""
+        return self._colour_loss(*self.field.render(rays.origins, rays.directions, samples), rays)
+
+    def _colour_loss(self, colour: Tensor, alpha: Tensor, rays: Rays) -> tuple[Tensor, Tensor]:
+        """As ``_loss_of``, of premultiplied colours [R, 3] with alphas [R]."""
+        shown = colour + (1.0 - alpha)[:, None] * rays.background
+        target = rays.rgba[:, :3] + (1.0 - rays.rgba[:, 3:]) * rays.background
+        error = self._error(shown, target)
+        # between even, which forgets thin structures, and the whole gradient of the mean
+        return (error * rays.weight.sqrt()).mean(), error.detach()
+
+    def _learn(self, loss: Tensor, progress: float) -> None:
+        """An optimiser step."""
         self._optimiser.zero_grad()
         loss.backward()
         self._ranks.average(self.field)
@@ -185,28 +236,21 @@ class NerfTask:
         if self._table_optimiser is not None:
             self._table_optimiser.step(rate)
         self._average.update()
-        # not before the step is whole: one taken again counts once, on all ranks alike
-        self._steps += 1
-        # as many rays next time as would have filled the batch, without sudden jumps
-        fitting = self._batch / max(marched, 1) * self._rays
-        self._rays = int(min(max(fitting, self._rays / 2, 64), self._rays * 2, _MOST_RAYS))
-        return Step((shown * drawn.weight).mean(), marched)
 
-    def _rays_through(self, drawn: Drawn) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rays through pixels: origins, directions, their colours, backgrounds [R, 3]."""
+    def _rays_through(self, drawn: Drawn) -> Rays:
+        """Rays through pixels, with what the views show there."""
         device, generator = self._device, self._generator
         view, row, column = drawn[:3]
         count = len(view)
         origins, directions = self._cameras.rays(view, column + 0.5, row + 0.5)
         pixel = self._offsets[view] + row * self._cameras.widths[view] + column
         rgba = premultiplied(self._pixels[pixel])
-        alpha = rgba[:, 3:]
         if self._settings.background == "random":
             background = torch.rand(count, 3, generator=generator, device=device)
         else:
             white = self._settings.background == "white"
             background = torch.full((count, 3), float(white), device=device)
-        return origins, directions, rgba[:, :3] + background * (1.0 - alpha), background
+        return Rays(pixel, origins, directions, rgba, background, drawn.weight)
 
     def state(self) -> dict[str, Tensor]:
         """The field, its grid, and what a resumed run needs to go on as if never stopped."""
@@ -352,16 +396,19 @@ def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -
 
 
 def load_field(
-    settings: TrainingSettings, state: dict[str, Tensor], device: torch.device
+    settings: TrainingSettings,
+    state: dict[str, Tensor],
+    device: torch.device,
+    kind: type[RadianceField] = RadianceField,
 ) -> tuple[RadianceField, OccupancyGrid, Kernels]:
-    """A trained field with its occupancy grid, from a checkpoint's tensors.
+    """A trained field of a kind, with its occupancy grid, from a checkpoint's tensors.
 
     Raises:
         KeyError, ValueError, RuntimeError: when the state does not fit the settings.
     """
     kernels = choose(device)
     linear = bool(state["field.in_linear_light"])
-    field = RadianceField(settings, kernels, linear).to(device)
+    field = kind(settings, kernels, linear).to(device)
     grid = full_grid(len(state["field.grid.density"]), SHORTEST_STEP, device)
     _load(field, grid, state)
     return field.eval(), grid, kernels

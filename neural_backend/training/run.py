@@ -22,9 +22,11 @@ from .. import config, devices, kernels, protocol
 from ..config import TrainingSettings
 from ..dataset import images, transforms
 from ..dataset.transforms import Dataset
+from ..fields.radiance import RadianceField
+from ..fields.surface_radiance import SurfaceRadianceField
 from ..protocol import BadInput, Event, RunFolder, first_line
 from ..sampling.occupancy import OccupancyGrid
-from . import checkpoint, distributed, memory, nerf
+from . import checkpoint, distributed, memory, nerf, neus
 from .distributed import Ranks
 from .fitting import FITTED, fit
 from .leash import Leash
@@ -147,7 +149,7 @@ def train(
     that a launcher started together train one field; the first of them has the folder.
 
     Args:
-        source: a dataset's folder or json (nerf), a mesh file (sdf).
+        source: a dataset's folder or json (nerf, neus), a mesh file (sdf).
         resume: go on from the run's checkpoint.
         init: a run whose weights the training starts from.
         show: gets each event too.
@@ -317,7 +319,8 @@ def _task(
     ranks: Ranks,
 ) -> Task:
     if isinstance(source, Dataset):
-        return nerf.NerfTask(settings, source, device, emit, ranks)
+        kind = neus.NeusTask if settings.field == "neus" else nerf.NerfTask
+        return kind(settings, source, device, emit, ranks)
     from . import sdf  # here, because its libraries for meshes are slow to load
 
     return sdf.SdfTask(settings, source, device, emit, ranks)
@@ -499,7 +502,8 @@ def open_run(path: str | os.PathLike[str]) -> OpenRun:
                 field: torch.nn.Module = sdf.load_field(settings, state, device)
                 used = kernels.choose(device)
             else:
-                field, grid, used = nerf.load_field(settings, state, device)
+                kind = SurfaceRadianceField if settings.field == "neus" else RadianceField
+                field, grid, used = nerf.load_field(settings, state, device, kind)
     except (KeyError, ValueError, RuntimeError) as error:
         raise BadInput(
             f"{run.checkpoint}: does not fit {run.config} ({first_line(error)}); train again"

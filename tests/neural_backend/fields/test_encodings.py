@@ -95,3 +95,20 @@ def test_spherical_harmonics_are_orthonormal():
     weight = weights.repeat_interleave(16) * (2 * math.pi / 16)
     gram = values.T @ (values * weight[:, None])
     torch.testing.assert_close(gram, torch.eye(16, dtype=torch.float64), atol=1e-12, rtol=0.0)
+
+
+def test_closed_levels_have_no_features_and_no_gradient():
+    module = encoding(levels=4, log2_table_size=10, features=2)
+    x = torch.rand(50, 3)
+    whole = module(x)
+    module.open(2)
+    part = module(x)
+    assert torch.equal(part[:, :4], whole[:, :4])
+    assert not part[:, 4:].any()
+    assert torch.equal(module(x, whole), part)
+    part.sum().backward()
+    end = module.grid.coarsest(2).entries
+    assert module.table.grad[:end].any()
+    assert not module.table.grad[end:].any()
+    module.open(4)
+    assert torch.equal(module(x), whole)

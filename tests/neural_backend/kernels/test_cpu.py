@@ -11,6 +11,7 @@ import torch
 from neural_backend.config import TrainingSettings
 from neural_backend.fields import mlp
 from neural_backend.fields.radiance import RadianceField
+from neural_backend.fields.surface_radiance import SurfaceRadianceField
 from neural_backend.kernels import Samples, cpu_vectors, hash_grid
 from neural_backend.kernels.cpu import CpuKernels
 from neural_backend.kernels.reference import ReferenceKernels
@@ -294,3 +295,54 @@ def test_render_twice_before_going_back() -> None:
         return field.encoding.table.grad.clone()
 
     torch.testing.assert_close(gradient(True), gradient(False))
+
+
+@pytest.mark.parametrize(
+    ("features", "linear", "view_direction", "opened"),
+    [(2, False, True, 4), (3, False, False, 4), (2, True, True, 2)],
+)
+def test_surfaces(
+    features: int,
+    linear: bool,
+    view_direction: bool,
+    opened: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mlp, "multiplies_bfloat16", lambda device: False)
+    settings = TrainingSettings(
+        field="neus",
+        levels=4,
+        log2_table_size=10,
+        coarsest=4,
+        finest=40,
+        features=features,
+        view_direction=view_direction,
+        hidden_layers=1,
+        width=40,
+    )
+    found = []
+    for kernels in (reference, cpu):
+        field = SurfaceRadianceField(settings, kernels, linear)
+        generator = torch.Generator().manual_seed(6)
+        torch.nn.init.uniform_(field.encoding.table, -1.0, 1.0, generator)
+        field.encoding.open(opened)
+        with torch.no_grad():
+            # as much inside as outside
+            field.trunk.biases[-1][0] = -field.distance(random(1000, 3, seed=8)).mean()
+        origins, directions, near, far = rays(300)
+        far[7] = near[7]
+        occupied = random(32, 32, 32, seed=3) < 0.8
+        samples = cpu.march(origins, directions, near, far, occupied, 0.02, random(300, seed=4))
+        outputs = kernels.render_surface(field, origins, directions, samples)
+        x = random(200, 3, seed=7)
+        distance = field.distance(x)
+        loss = sum((each * random(*each.shape, seed=9)).sum() for each in (*outputs, distance))
+        loss.backward()
+        of_all = [each.grad for each in field.parameters() if each.grad is not None]
+        found.append([*(each.detach() for each in (*outputs, distance)), *of_all])
+    for expected, value in zip(*found, strict=True):
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3 * scale)
+    alpha = found[0][1]
+    assert (alpha > 0.99).sum() > 30
+    assert (alpha < 0.5).sum() > 5

@@ -231,3 +231,94 @@ def test_gradients_of_compositing():
     assert torch.autograd.gradcheck(
         lambda density, colour: reference().composite(density, colour, packed), (density, colour)
     )
+
+
+# --- surfaces
+
+
+class Wall:
+    """Solid behind x = 0.5 (of samples at x), 1 grey; what is behind a second wall is 0."""
+
+    def __init__(self, sharpness=200.0):
+        self.offset = torch.tensor(0.5, requires_grad=True)
+        self.log = torch.tensor(math.log(sharpness), requires_grad=True)
+
+    @property
+    def sharpness(self):
+        return self.log.exp()
+
+    def encode(self, x, known=None):
+        return x if known is None else known
+
+    def distance_of(self, x):
+        return self.offset - x[:, 0], x
+
+    def radiance(self, geometry, d, ray=None):
+        return geometry[:, :1].expand(-1, 3)
+
+
+def across(rays=1, count=100, start=0.0, slope=0.0):
+    """Rays along x, which meet ``Wall`` straight on or at an angle."""
+    d = torch.tensor([math.cos(slope), math.sin(slope), 0.0])
+    each = samples(*[count] * rays, length=0.01)
+    each = Samples(each.t_start + start, each.t_end + start, each.ray, each.offsets)
+    return torch.zeros(rays, 3), d.expand(rays, 3), each
+
+
+def test_the_light_of_a_surface_stops_where_it_is():
+    # wherever the samples lie beside it, and at whatever angle
+    for start, slope in ((0.0, 0.0), (0.003, 0.0), (0.0, 0.9), (0.007, 0.9)):
+        rays = across(start=start, slope=slope)
+        colour, alpha, along = reference().render_surface(Wall(), *rays)
+        assert alpha.item() == pytest.approx(1.0, abs=1e-3)
+        assert along.item() == pytest.approx(0.5 / math.cos(slope), abs=3e-3)
+        assert colour[0].tolist() == pytest.approx([0.5] * 3, abs=3e-3)
+
+
+def test_sections_let_through_what_the_distances_at_their_ends_say():
+    field = Wall(sharpness=5.0)
+    _, alpha, _ = reference().render_surface(field, *across(count=50, start=0.1))
+    first, last = (0.5 - (0.1 + 0.005 + 0.01 * k) for k in (0, 49))
+    passed = 1.0 / (1.0 + math.exp(-5.0 * last)) * (1.0 + math.exp(-5.0 * first))
+    assert alpha.item() == pytest.approx(1.0 - passed, abs=2e-3)
+
+
+def test_no_section_spans_a_gap_or_two_rays():
+    origins, directions, each = across(rays=2)
+    # one sample behind the wall, which does not touch those before it
+    middle = 0.5 * (each.t_start + each.t_end)
+    beside = each.select((middle < 0.4) | ((middle - 0.6).abs() < 0.005))
+    assert len(beside) == 2 * 41
+    _, alpha, _ = reference().render_surface(Wall(), origins, directions, beside)
+    assert alpha.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+    # nor is the way out of it
+    _, alpha, _ = reference().render_surface(Wall(), origins, -directions, each)
+    assert alpha.tolist() == [0.0, 0.0]
+
+
+def test_without_samples_a_surface_is_not_there():
+    origins, directions, each = across(rays=2)
+    nothing = each.select(torch.zeros(len(each), dtype=torch.bool))
+    for out in reference().render_surface(Wall(), origins, directions, nothing):
+        assert not out.any()
+
+
+def test_gradients_of_a_surface():
+    rays = across(count=100, start=0.002)
+
+    def loss(field):
+        colour, alpha, along = reference().render_surface(field, *rays)
+        return (colour.sum() + 0.7 * alpha.sum() + 0.3 * along.sum()).double()
+
+    field = Wall(sharpness=60.0)
+    loss(field).backward()
+    for parameter in (field.offset, field.log):
+        step = 2e-3
+        with torch.no_grad():
+            parameter += step
+            above = loss(field)
+            parameter -= 2 * step
+            below = loss(field)
+            parameter += step
+        expected = (above - below) / (2 * step)
+        assert parameter.grad.item() == pytest.approx(expected.item(), rel=0.03, abs=2e-3)

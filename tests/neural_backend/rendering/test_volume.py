@@ -40,6 +40,9 @@ class Slab(torch.nn.Module):
     def network(self):
         return None
 
+    def render(self, origins, directions, samples):
+        return KERNELS.render(self, origins, directions, samples)
+
 
 def above(distance=2.0):
     pose = np.eye(4)

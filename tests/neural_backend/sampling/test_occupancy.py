@@ -230,3 +230,25 @@ def test_large_cells_are_carved_in_large_images():
     expected = torch.zeros(5, 5, 5, dtype=torch.bool)
     expected[1:4, 1:4, 1:4] = True
     assert torch.equal(hull, expected)
+
+
+def test_renewed_cells_forget_what_they_held():
+    grid = full_grid(8, STEP, CPU)
+    generator = torch.Generator().manual_seed(0)
+    asked = []
+
+    def lower_half(x):
+        asked.append(x)
+        return 1e3 * (x[:, 2] < 0.5)
+
+    grid.renew(lower_half, 8**3, generator)
+    # every cell once, at its middle
+    assert len(torch.cat(asked).unique(dim=0)) == 8**3
+    assert torch.equal(grid.occupied, (cells(8)[..., 2] < 0.5))
+    grid.renew(lambda x: 1e3 * (x[:, 2] > 0.5), 8**3, generator)
+    assert torch.equal(grid.occupied, (cells(8)[..., 2] > 0.5))
+    asked.clear()
+    grid.renew(lower_half, 100, generator)
+    assert len(torch.cat(asked)) == 100
+    # half of the cells that are looked at are occupied ones
+    assert (asked[0][:, 2] > 0.5).sum() > 60

@@ -42,3 +42,14 @@ def test_logistic_noise_has_its_spread():
     noise = logistic((200_000,), torch.Generator().manual_seed(0))
     assert noise.mean() == pytest.approx(0.0, abs=0.02)
     assert noise.std() == pytest.approx(np.pi / 3**0.5, rel=0.02)
+
+
+def test_what_is_in_plain_view():
+    vertices, faces = box()
+    # a second box hides a part of the first one's side
+    vertices = np.concatenate([vertices, vertices * [0.1, 0.5, 0.5] + [2.0, 0, 0]])
+    distance = MeshDistance(vertices, np.concatenate([faces, faces + 8]))
+    points = np.array([[1.0, 0, 0], [1.0, 0.9, 0.9], [-1.0, 0, 0], [2.1, 0, 0]])
+    front, back = np.array([50.0, 0, 0]), np.array([-50.0, 0, 0])
+    assert distance.seen(points, front[None]).tolist() == [False, True, False, True]
+    assert distance.seen(points, np.stack([front, back])).tolist() == [False, True, True, True]

@@ -1,0 +1,252 @@
+import dataclasses
+import math
+
+import imageio.v3
+import numpy as np
+import pytest
+import torch
+import trimesh
+
+from neural_backend import actions, protocol
+from neural_backend.config import ResultSettings, TrainingSettings
+from neural_backend.dataset import exr, transforms
+from neural_backend.dataset.transforms import Dataset, Intrinsics, View
+from neural_backend.fields.surface_radiance import FIRST_SHARPNESS, SurfaceRadianceField
+from neural_backend.training import neus, run
+from neural_backend.training.fitting import fit
+from neural_backend.training.neus import NeusTask
+
+CPU = torch.device("cpu")
+SIZE = 48
+CENTRE, RADIUS = np.array([5.0, -2.0, 1.0]), 0.8
+SMALL = TrainingSettings(
+    field="neus",
+    device="cpu",
+    batch=4096,
+    levels=3,
+    coarsest=4,
+    finest=16,
+    log2_table_size=13,
+    learning_rate=1e-2,
+)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setattr(neus, "RESOLUTION", 32)
+    monkeypatch.setattr(neus, "HULL_STEPS", 40)
+    monkeypatch.setattr(neus, "GRID_EVERY", 4)
+    monkeypatch.setattr(actions, "_COMPARED_RESOLUTION", 64)
+
+
+def look_at(eye):
+    z = (eye - CENTRE) / np.linalg.norm(eye - CENTRE)
+    x = np.cross([0.0, 0.0, 1.0], z)
+    x /= np.linalg.norm(x)
+    pose = np.eye(4)
+    pose[:3] = np.stack([x, np.cross(z, x), z, eye], 1)
+    return pose
+
+
+def bowl(pose, intrinsics):
+    """The lower half of a ball, whose colour tells the place, hollowed out.
+
+    Its silhouettes are those of a solid half: only colour tells of the hollow.
+
+    Returns:
+        [H, W, 4] uint8, and [H, W] planar depth, 0 where it is not.
+    """
+    x, y = np.meshgrid(np.arange(intrinsics.w) + 0.5, np.arange(intrinsics.h) + 0.5)
+    right, down = (x - intrinsics.cx) / intrinsics.fl_x, (y - intrinsics.cy) / intrinsics.fl_y
+    d = np.stack([right, -down, -np.ones_like(x)], -1) @ pose[:3, :3].T
+    length = np.linalg.norm(d, axis=-1)
+    d /= length[..., None]
+    eye = pose[:3, 3] - CENTRE
+    nearest = np.full(x.shape, np.inf)
+    b = d @ eye
+    for radius in (RADIUS, 0.6 * RADIUS):
+        inside = b * b - eye @ eye + radius**2
+        for side in (-1, 1):
+            t = -b + side * np.sqrt(np.maximum(inside, 0.0))
+            below = eye[2] + t * d[..., 2] < 0.0
+            nearest = np.minimum(nearest, np.where((inside > 0) & below, t, np.inf))
+    t = -eye[2] / d[..., 2]
+    rim = np.linalg.norm((eye + t[..., None] * d)[..., :2], axis=-1)
+    on_rim = (rim < RADIUS) & (rim > 0.6 * RADIUS) & (t > 0)
+    nearest = np.minimum(nearest, np.where(on_rim, t, np.inf))
+    hit = np.isfinite(nearest)
+    place = eye + np.where(hit, nearest, 0.0)[..., None] * d
+    image = np.zeros((intrinsics.h, intrinsics.w, 4), np.uint8)
+    colour = 0.5 + 0.3 * np.sin(6.0 * place / RADIUS)
+    image[hit] = np.round(255 * np.concatenate([colour[hit], np.ones((hit.sum(), 1))], 1))
+    return image, np.where(hit, nearest / length, 0.0)
+
+
+def bowl_mesh():
+    """The same as triangles, in world space."""
+    angle = np.linspace(0.0, np.pi / 2, 24)
+    outer = RADIUS * np.stack([np.sin(angle), -np.cos(angle)], 1)
+    profile = np.concatenate([outer, 0.6 * outer[::-1]])
+    return trimesh.creation.revolve(profile, sections=64).apply_translation(CENTRE)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """A dataset of a bowl: 16 views to train on, 1 to validate, 1 to test."""
+    folder = tmp_path_factory.mktemp("bowl")
+    intrinsics = Intrinsics(SIZE, SIZE, 72.0, 72.0, SIZE / 2, SIZE / 2)
+    views = []
+    for index in range(18):
+        height, angle = 0.95 - 1.5 * (index + 0.5) / 18, 2.4 * index
+        ring = math.sqrt(1 - height * height)
+        eye = CENTRE + 3.0 * np.array([ring * math.cos(angle), ring * math.sin(angle), height])
+        split = {3: "val", 6: "test"}.get(index, "train")
+        views.append(View(f"{index}.png", look_at(eye), intrinsics, split))
+        image, depth = bowl(views[-1].world_from_camera, intrinsics)
+        imageio.v3.imwrite(folder / f"{index}.png", image)
+        exr.write(folder / f"{index}.exr", {"Y": depth.astype(np.float32)})
+    low = CENTRE - RADIUS
+    return Dataset(folder, tuple(views), np.stack([low, CENTRE + np.array([RADIUS, RADIUS, 0])]))
+
+
+def task(dataset, settings=SMALL, events=None):
+    settings = fit(settings, CPU)
+    return NeusTask(settings, dataset, CPU, (events if events is not None else []).append)
+
+
+def train(trained, steps, first=0, of=None):
+    for step in range(first, first + steps):
+        loss = trained.step(step / (of or steps)).loss
+    return float(loss)
+
+
+def true_distance(x):
+    """[N] of the solid bowl, from below and above; exact near its inner and outer walls."""
+    p = (x - 0.5) * 2.0 * RADIUS / transforms.FILL
+    p[:, 2] -= RADIUS / 2
+    radius = p.norm(dim=1)
+    wall = torch.maximum(radius - RADIUS, 0.6 * RADIUS - radius)
+    return torch.maximum(wall, p[:, 2]) * transforms.FILL / (2.0 * RADIUS)
+
+
+def test_learns_a_hollow_that_no_silhouette_shows(scene):
+    trained = task(scene)
+    hollow = torch.tensor([[0.5, 0.5, 0.5 + transforms.FILL / 4 - 0.05]])
+    assert trained.grid.possible[16, 16, int(hollow[0, 2] * 32)]
+    train(trained, 1, of=500)
+    with torch.no_grad():
+        before = trained.field.distance(hollow).item()
+    assert before < -0.03
+    train(trained, 499, 1, 500)
+    x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0))
+    truth = true_distance(x)
+    with torch.no_grad():
+        found = trained.field.distance(x)
+        after = trained.field.distance(hollow).item()
+    assert after > before + 0.05
+    assert trained.field.sharpness.item() > 3.0 * FIRST_SHARPNESS
+    assert ((found < 0.0) == (truth < 0.0))[truth.abs() > 0.02].float().mean() > 0.95
+    assert (found - truth)[truth.abs() < 0.1].abs().mean() < 0.04
+    assert trained.validate().psnr > 18.0
+    # empty cells are passed over
+    assert 0.02 < trained.grid.occupied.float().mean() < 0.5
+    assert (trained.grid.possible & ~trained.grid.occupied).sum() > 500
+
+
+def test_depth_shows_the_hollow_at_once(scene):
+    views = [dataclasses.replace(v, depth=v.file.replace("png", "exr")) for v in scene.views]
+    trained = task(dataclasses.replace(scene, views=tuple(views)))
+    assert not trained.grid.possible[16, 16, 18]
+    train(trained, 100)
+    x = torch.rand(4000, 3, generator=torch.Generator().manual_seed(0))
+    truth = true_distance(x)
+    with torch.no_grad():
+        found = trained.field.distance(x)
+    assert ((found < 0.0) == (truth < 0.0))[truth.abs() > 0.02].float().mean() > 0.97
+    assert (found - truth)[truth.abs() < 0.01].abs().mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"encoding": "gaussian", "frequencies": 8, "hidden_layers": 2, "width": 32},
+        {"encoding": "none", "activation": "sine", "hidden_layers": 2, "width": 32},
+        {"view_direction": False, "background": "white"},
+    ],
+)
+def test_every_choice_takes_steps(scene, changes):
+    trained = task(scene, dataclasses.replace(SMALL, batch=1024, **changes))
+    assert math.isfinite(train(trained, 3))
+    assert trained.preview().shape == (SIZE, 2 * SIZE, 3)
+
+
+def test_a_resumed_run_goes_on_exactly(scene):
+    settings = dataclasses.replace(SMALL, batch=1024)
+    whole = task(scene, settings)
+    train(whole, 12, of=12)
+    first = task(scene, settings)
+    train(first, 6, of=12)
+    state = {name: value.clone() for name, value in first.state().items()}
+    second = task(scene, settings)
+    second.load_state(state)
+    train(second, 6, first=6, of=12)
+    expected = whole.state()
+    for name, value in second.state().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def test_levels_open_from_the_coarsest_on(scene, monkeypatch):
+    monkeypatch.setattr(neus, "FIRST_LEVELS", 1)
+    trained = task(scene, dataclasses.replace(SMALL, batch=1024))
+    edges = []
+    for progress in (0.0, 0.2, 0.3, 0.5, 1.0):
+        trained._open(progress)
+        edges.append(trained._finest)
+    assert edges == [1 / 4, 1 / 4, 1 / 8, 1 / 16, 1 / 16]
+
+
+def test_photos_begin_with_a_ball_and_a_warning(scene, tmp_path):
+    views = scene.split("train")[:4]
+    for view in views:
+        image = imageio.v3.imread(scene.folder / view.file)[..., :3]
+        imageio.v3.imwrite(tmp_path / view.file, image)
+    events = []
+    trained = task(Dataset(tmp_path, views, scene.bounds), SMALL, events)
+    assert [type(event) for event in events] == [protocol.Warning]
+    assert "transparent" in events[0].message
+    assert math.isfinite(train(trained, 2))
+    x = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.5, 0.98]])
+    with torch.no_grad():
+        inside, outside = trained.field.distance(x).tolist()
+    assert inside < 0.0 < outside
+
+
+def test_a_run_is_measured_meshed_and_rendered(scene, tmp_path):
+    transforms.write(scene)
+    reference, folder = tmp_path / "bowl.ply", str(tmp_path / "run")
+    bowl_mesh().export(reference)
+    settings = dataclasses.replace(SMALL, batch=1024, max_steps=8)
+    run.train(scene.folder, folder, settings)
+    opened = run.open_run(folder)
+    assert isinstance(opened.field, SurfaceRadianceField)
+    scores = actions.evaluate(folder, "test", 0, str(reference))
+    assert scores["views"] == 1
+    assert scores["psnr"] > 8.0
+    # it has hardly more than learned its hull
+    assert 0.4 < scores["iou"] < 0.95
+    assert scores["chamfer"] < 0.1
+    assert set(actions.evaluate(folder, "test", 0)) == {"psnr", "ssim", "views", "seconds_per_view"}
+    settings = ResultSettings(mesh_resolution=32)
+    counts = actions.mesh(folder, str(tmp_path / "mesh.ply"), settings)
+    mesh = trimesh.load(tmp_path / "mesh.ply", process=False)
+    assert (len(mesh.vertices), len(mesh.faces)) == (counts["vertices"], counts["faces"])
+    assert counts["boundary_edges"] == 0
+    assert mesh.is_watertight
+    assert np.abs(mesh.bounds.mean(0) - (CENTRE - [0, 0, RADIUS / 2])).max() < 0.2
+    assert mesh.visual.kind == "vertex"
+    assert (
+        actions.render(folder, str(scene.folder / "transforms.json"), str(tmp_path / "out")) == 18
+    )
+    picture = imageio.v3.imread(tmp_path / "out" / "0.png")
+    truth = imageio.v3.imread(scene.folder / "0.png")
+    assert ((picture[..., 3] > 127) == (truth[..., 3] > 127)).mean() > 0.9
