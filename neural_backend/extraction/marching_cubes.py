@@ -23,7 +23,9 @@ _COARSE = 64  # cells along the longest edge of the box where the surface is loo
 _BRICK = 8  # lattice points along the edge of what is asked for or left out
 _TILE = 32  # cells along the edge of what is marched through at once: a slab's thickness
 _CHUNK = 1 << 16
-_SMALL = 0.03  # a component's diagonal, beside the largest one's
+_SMALL, _FLOATER = 0.02, 0.05
+"""A component's diagonal beside the largest one's, below which it goes: out of a distance, which
+has parts of its own that are small, and out of a density, whose small parts are mostly haze."""
 _LIMIT = 4.0  # cells; further from the surface no value matters
 _NUDGE = 1e-3
 """Values are kept off zero by so much of their limit: no vertex falls on a lattice point."""
@@ -57,12 +59,18 @@ def extract(volume: Volume, resolution: int) -> tuple[Points, Faces, float]:
         raise no_surface()
     # what lies beyond the box was sealed one layer out: back onto its wall
     vertices = ((vertices - 1.0) * cell + low).clip(0.0, 1.0)
-    vertices, faces = topology.without_small(vertices, faces, _SMALL, volume.cavities)
+    vertices, faces = without_small(volume, vertices, faces)
     if len(faces) == 0:
         raise no_surface()
     if volume.distance:
         vertices = projected(volume, vertices, cell)
     return vertices, faces, cell
+
+
+def without_small(volume: Volume, vertices: Points, faces: Faces) -> tuple[Points, Faces]:
+    """The surface of a volume without what does not count: floaters, and unwanted cavities."""
+    fraction = _SMALL if volume.distance else _FLOATER
+    return topology.without_small(vertices, faces, fraction, volume.cavities)
 
 
 def _grid(low: npt.NDArray, cell: float, counts: npt.NDArray) -> npt.NDArray:

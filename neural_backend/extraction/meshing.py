@@ -30,6 +30,8 @@ def meshed(volume: Volume, settings: ResultSettings) -> Mesh:
     most = settings.mesh_faces or (_TEXTURED_FACES if size else _FACES)
     if len(faces) > most:
         vertices, faces = decimation.decimated(vertices, faces, most)
+        # thin bridges may have broken
+        vertices, faces = marching_cubes.without_small(volume, vertices, faces)
         if volume.distance:
             vertices = surface.projected(volume, vertices, cell)
 
