@@ -7,7 +7,9 @@ every loop over samples runs in blocks that stay in the first cache.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import pathlib
 
 import numba
 import numpy as np
@@ -21,7 +23,12 @@ from .interface import POOL
 
 def _keep_compiled() -> None:
     """Have numba keep what it compiles in the user's cache."""
-    folder = cache.folder("numba")
+    # numba sees that a loop's own file has changed, but not what it calls or what it read
+    sources = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    digest = hashlib.sha256(repr(INNER).encode())
+    for source in sources:
+        digest.update(source.read_bytes())
+    folder = cache.folder("numba", digest.hexdigest()[:16])
     if os.access(folder, os.W_OK) and not numba.config.CACHE_DIR:
         numba.config.CACHE_DIR = str(folder)
 
