@@ -214,7 +214,9 @@ def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
     mesh.update(calc_edges=True)
     mesh.validate()
     if triangles.normals is not None:
-        mesh.normals_split_custom_set_from_vertices(triangles.normals)
+        # it takes any sequence of sequences, and an array without making a list of it
+        normals: Any = triangles.normals
+        mesh.normals_split_custom_set_from_vertices(normals)
     if triangles.pictures:
         mesh.materials.append(_textured_material(name, triangles.pictures))
     else:
