@@ -24,7 +24,14 @@ def main() -> int:
         if sys.argv[1:2] == ["doctor"]:
             return doctor.run("--json" in sys.argv)
         return doctor.refuse(error)
-    return command_line.run(sys.argv[1:])
+    try:
+        status = command_line.run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # who read it has seen enough; at exit nothing more is written
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return status
 
 
 if __name__ == "__main__":

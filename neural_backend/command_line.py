@@ -47,6 +47,8 @@ def run(arguments: list[str]) -> int:
         if (error.name or "").partition(".")[0] in doctor.NEEDED:
             return doctor.refuse(error)
         return _fail(command, error)
+    except BrokenPipeError:
+        raise
     except KeyboardInterrupt:
         _say("cancelled")
         return protocol.EXIT_FAILED

@@ -11,6 +11,7 @@ import tqdm
 from . import protocol
 
 Item = TypeVar("Item")
+_LINE_EVERY = 10.0  # seconds of training
 
 
 def _options() -> dict[str, Any]:
@@ -41,10 +42,14 @@ class CountingBar:
 
 
 class TrainingBar:
-    """Shows a training's events; call it with each. The bar appears when the training starts."""
+    """Shows a training's events; call it with each. The bar appears when the training starts.
+
+    Where there is no console it says how far the training is in a line now and then.
+    """
 
     def __init__(self) -> None:
         self._bar: tqdm.tqdm | None = None
+        self._told = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +72,10 @@ class TrainingBar:
                 said += f", {event.psnr:.1f} dB"
             self._bar.set_postfix_str(said, refresh=False)
             self._bar.refresh()
+            # into a file, or another program, there goes no bar
+            if self._bar.disable and event.seconds >= self._told + _LINE_EVERY:
+                self._told = event.seconds
+                print(f"{event.spent:.0%}, {said}", file=sys.stderr, flush=True)
         elif isinstance(event, protocol.Warning):
             tqdm.tqdm.write(f"warning: {event.message}", file=sys.stderr)
         elif isinstance(event, protocol.Done):

@@ -238,7 +238,11 @@ def doctor_steps(program: str) -> Steps[dict[str, Any]]:
             deadline = time.monotonic() + _DOCTOR_TIMEOUT
             while (status := child.status()) is None:
                 if time.monotonic() > deadline:
-                    raise BadInput(f"{program}: does not answer; {how_to_install()}")
+                    raise BadInput(
+                        f"{program}: no answer within {_DOCTOR_TIMEOUT:.0f} s; the computer may be "
+                        "busy: try again, or see what this Python says in a terminal to -m "
+                        "neural_backend doctor"
+                    )
                 yield Status("Checking the backend")
         finally:
             child.end()

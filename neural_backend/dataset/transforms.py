@@ -341,12 +341,18 @@ def _json_of_folder(folder: pathlib.Path) -> pathlib.Path:
 
 def _load(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # some editors put a byte order mark before it
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file; give a dataset's folder or its json") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error}); give a readable json file") from None
     except (ValueError, RecursionError) as error:
+        if path.suffix.lower() != ".json":
+            raise BadInput(
+                f"{path}: not a dataset; give its folder or its json, or add --field sdf where it "
+                "is a mesh"
+            ) from None
         detail = str(error).splitlines()[0]
         raise BadInput(f"{path}: not valid json ({detail}); export the dataset again") from None
     if not isinstance(content, dict) or not isinstance(content.get("frames"), list):
@@ -377,7 +383,7 @@ def _views(
         if file is None:
             missing.append(name)
             continue
-        intrinsics = _intrinsics(content, frame, where, path.parent / file, image_size)
+        intrinsics = _intrinsics(content, frame, where, path.parent / file, image_size, images)
         passes = _passes(path.parent, content, frame, where) if images else {}
         views.append(View(file, pose, intrinsics, split or splits.get(name, "train"), **passes))
     return views, missing
@@ -488,6 +494,7 @@ def _intrinsics(
     where: str,
     image: pathlib.Path,
     image_size: ImageSize | None,
+    images: bool,
 ) -> Intrinsics:
     def number(key: str) -> float | None:
         return _number(content, frame, key, where)
@@ -497,7 +504,7 @@ def _intrinsics(
         raise BadInput(f"{where}.camera_model: {model!r} is not supported; undistort to OPENCV")
     w, h = number("w"), number("h")
     if w is None or h is None:
-        if image_size is None:
+        if image_size is None or not (images or image.exists()):
             raise BadInput(f"{where}.w, h: absent; give the image's size in pixels")
         w, h = image_size(image)
     if not (1 <= w <= _LARGEST_SIDE and 1 <= h <= _LARGEST_SIDE):

@@ -223,7 +223,8 @@ def read(path: str | os.PathLike[str]) -> trimesh.Trimesh:
     path = pathlib.Path(path)
     kinds = ", ".join(READ)
     if not path.is_file():
-        raise BadInput(f"{path}: no such file; give a mesh file ({kinds})")
+        what = "a folder" if path.is_dir() else "no such file"
+        raise BadInput(f"{path}: {what}; give a mesh file ({kinds})")
     if path.suffix.lower() not in READ:
         raise BadInput(f"{path}: unknown kind {path.suffix!r}; give a mesh file ({kinds})")
     try:

@@ -54,6 +54,9 @@ class Pixels:
     Args:
         possible: [G, G, G] bool: the cells of the unit box that can hold anything; None where
             every ray may meet something.
+
+    Attributes:
+        blind: whether no ray meets what is possible; all are drawn then.
     """
 
     def __init__(self, cameras: Cameras, possible: Tensor | None):
@@ -76,7 +79,8 @@ class Pixels:
             top, left = (row * side).clamp(max=h - side), (column * side).clamp(max=w - side)
             tiles.append(torch.stack([torch.full_like(row, view), top, left], 1))
         self._tiles = torch.cat(tiles)
-        if len(self._tiles) == 0:
+        self.blind = len(self._tiles) == 0
+        if self.blind:
             self._tiles = Pixels(cameras, None)._tiles
 
         count = len(self._tiles)

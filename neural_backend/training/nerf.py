@@ -139,6 +139,7 @@ class NerfTask:
         self.grid = self._first_grid()
         possible = None if self.grid.contracted else self.grid.possible
         self._drawn = Pixels(self._cameras, possible)
+        self._tell_doubts()
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._grid_generator = torch.Generator(device)
         self._rate, self._batch = settings.learning_rate, settings.batch
@@ -154,6 +155,32 @@ class NerfTask:
             (each for each in self.field.parameters() if id(each) not in of_encoding), WEIGHT_DECAY
         )
         self._average = optimiser.WeightAverage(self.field)
+
+    def _tell_doubts(self) -> None:
+        """Say what will keep the field from becoming anything.
+
+        Raises:
+            BadInput: the views show nothing at all.
+        """
+        if not self._images.opaque and not self._images.pixels[:, 3].any():
+            raise protocol.BadInput(
+                f"{self.views} training views: all of their pixels are transparent; render what "
+                "the field shall show"
+            )
+        eyes = self._cameras.origins
+        if float((eyes - eyes[0]).abs().max()) < SHORTEST_STEP:
+            self._emit(
+                protocol.Warning(
+                    "all training views are from one place, which tells nothing of the depth; add "
+                    "views from around"
+                )
+            )
+        if self._drawn.blind:
+            self._emit(
+                protocol.Warning(
+                    "no training view sees the scene's bounds; check where the cameras look"
+                )
+            )
 
     def _first_grid(self) -> OccupancyGrid:
         step = step_length(self._cameras, self._settings)

@@ -161,7 +161,11 @@ def train(
     problem = config.check(settings)
     if problem:
         raise BadInput(problem)
+    if not os.fspath(run_path):
+        raise BadInput("run: empty; give the folder that the run shall have")
     run = RunFolder(os.path.abspath(run_path))
+    if resume:
+        read_config(run)  # before a folder is made for it
     with distributed.joined() as ranks, _locked(run) if ranks.first else contextlib.nullcontext():
         journal = _Journal(run, show, ranks.first)
         try:
@@ -219,6 +223,8 @@ def _train(
     header = known and checkpoint.Header(**known)
     dataset = None if settings.field == "sdf" else transforms.read(source, images.image_size)
     fitted = fit(settings, device, dataset.pixels if dataset else 0)
+    if fitted.encoding == "hash":
+        memory.check_table(_hash_grid(fitted).entries * fitted.features, device)
     torch.manual_seed(settings.seed)
     task = _task(fitted, dataset or source, device, emit, ranks)
     if slow := kernels.why_not_fast(device):
@@ -299,16 +305,36 @@ def _prepare_folder(
     try:
         if header is None:
             _set_aside(run)
-        elif not np.allclose(content.field_from_world, read_config(run).field_from_world):
-            raise BadInput(
-                f"{content.source}: its bounds are not those that {run.path} was trained on; "
-                "train without --resume"
-            )
+        else:
+            _check_source(run, content)
         write_config(run, content)
         emit.ready()
     except OSError as error:
         reason = error.strerror or error
         raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
+
+
+def _check_source(run: RunFolder, content: RunConfig) -> None:
+    """Make sure that a run goes on with what it was trained on; that may have been moved.
+
+    Raises:
+        BadInput: it is something else.
+    """
+    before = read_config(run)
+    moved = before.source != content.source and not before.source.exists()
+    if before.source != content.source and not moved:
+        with contextlib.suppress(OSError):
+            moved = before.source.samefile(content.source)
+        if not moved:
+            raise BadInput(
+                f"{content.source}: {run.path} was trained on {before.source}; go on with that, "
+                f"or train a new run (with --init {run.path} it starts from these weights)"
+            )
+    if not np.allclose(content.field_from_world, before.field_from_world):
+        raise BadInput(
+            f"{content.source}: its bounds are not those that {run.path} was trained on; "
+            "train without --resume"
+        )
 
 
 def _task(
@@ -392,15 +418,18 @@ def _of_model(run: RunFolder, before: TrainingSettings, now: TrainingSettings) -
 def _set_aside(run: RunFolder) -> None:
     """Move a finished run's files to a folder beside; clear away one that never got that far.
 
-    The log stays: whoever started this process may be writing it.
+    Files of these names that no run has written are moved too. The log stays: whoever started
+    this process may be writing it.
 
     Raises:
         OSError: a file cannot be moved.
     """
     files = (run.config, run.events, run.preview, run.metrics, run.checkpoint)
-    if not run.checkpoint.exists():
+    if not run.checkpoint.exists() and _is_unfinished(run):
         for file in files:
             file.unlink(missing_ok=True)
+        return
+    if not any(file.exists() for file in files):
         return
     number = 1
     while (kept := run.path.with_name(f"{run.path.name}.{number}")).exists():
@@ -409,6 +438,20 @@ def _set_aside(run: RunFolder) -> None:
     for file in files:
         if file.exists():
             protocol.rename(file, kept / file.name)
+
+
+def _is_unfinished(run: RunFolder) -> bool:
+    """Whether what lies in the folder is a run's that was ended before its first checkpoint."""
+    try:
+        if run.events.exists() and not protocol.EventReader(run.events).poll():
+            return False
+        if run.config.exists():
+            read_config(run)
+            return True
+    except BadInput:
+        return False
+    # a run that was refused has told so, and no more
+    return not (run.preview.exists() or run.metrics.exists())
 
 
 @contextlib.contextmanager
@@ -448,12 +491,14 @@ def _check_size(settings: TrainingSettings, state: _State) -> None:
     if problem:
         raise ValueError(problem)
     if settings.encoding == "hash":
-        finest = max(settings.coarsest, settings.finest)
-        grid = kernels.hash_grid(
-            settings.levels, settings.coarsest, finest, settings.log2_table_size
-        )
-        if state["field.encoding.table"].shape != (grid.entries, settings.features):
+        entries = _hash_grid(settings).entries
+        if state["field.encoding.table"].shape != (entries, settings.features):
             raise ValueError("the hash table has another size")
+
+
+def _hash_grid(settings: TrainingSettings) -> kernels.HashGrid:
+    finest = max(settings.coarsest, settings.finest)
+    return kernels.hash_grid(settings.levels, settings.coarsest, finest, settings.log2_table_size)
 
 
 @dataclasses.dataclass(frozen=True)

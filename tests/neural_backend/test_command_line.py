@@ -19,7 +19,7 @@ import trimesh
 from neural_backend import command_line, config, protocol
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Intrinsics, View
-from neural_backend.training import checkpoint, fitting
+from neural_backend.training import checkpoint, fitting, memory
 from neural_backend.training import run as runs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -284,6 +284,69 @@ def test_a_new_run_keeps_the_old_one_beside(tmp_path, ball):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "run.1", "run.2"]
     assert (tmp_path / "run.2" / "checkpoint.safetensors").exists()
     assert sum(event.type == "started" for event in events(run)) == 1
+
+
+def test_files_that_no_run_has_written_are_kept_beside(tmp_path, ball):
+    run = tmp_path / "mine"
+    run.mkdir()
+    mine = {"config.json": b'{"a": 1}', "events.jsonl": b"mine\n", "preview.png": b"picture"}
+    for name, content in mine.items():
+        (run / name).write_bytes(content)
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=1"]) == 0
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "mine.1").iterdir()}
+    assert kept == mine
+
+
+def test_what_a_refused_run_has_said_is_not_kept(capsys, tmp_path, ball):
+    run = tmp_path / "run"
+    for _ in range(2):
+        refused(capsys, "train", tmp_path / "absent.ply", "--run", run, *TINY)
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=1"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_goes_on_with_what_it_was_trained_on(capsys, tmp_path, ball):
+    source, other, run = tmp_path / "a.ply", tmp_path / "b.ply", tmp_path / "run"
+    for path in (source, other):
+        path.write_bytes(ball.read_bytes())
+    train = ["train", "--run", str(run), *TINY]
+    assert command_line.run([*train, str(source), "--max-steps=1"]) == 0
+    line = refused(capsys, *train, other, "--resume", "--max-steps=2")
+    assert f"was trained on {source}" in line
+    assert protocol.RunFolder(run).checkpoint.exists()
+    # what has been moved is still the same
+    source.rename(tmp_path / "c.ply")
+    assert command_line.run([*train, str(tmp_path / "c.ply"), "--resume", "--max-steps=2"]) == 0
+
+
+def test_a_folder_is_made_for_no_run_that_cannot_be(capsys, tmp_path, ball):
+    refused(capsys, "train", ball, "--run", tmp_path / "none", *TINY, "--resume")
+    assert not (tmp_path / "none").exists()
+    assert "run: empty" in refused(capsys, "train", ball, "--run", "", *TINY)
+
+
+def test_a_table_larger_than_the_memory_is_refused(capsys, tmp_path, ball, monkeypatch):
+    monkeypatch.setattr(memory, "_size", lambda device: 2**30)
+    size = ["--levels", "16", "--features", "8", "--log2-table-size", "24"]
+    line = refused(capsys, "train", ball, "--run", tmp_path / "run", "--field", "sdf", *size)
+    assert "log2_table_size" in line
+    assert "there are 1;" in line
+
+
+def test_a_mesh_in_place_of_a_dataset_names_the_field(capsys, tmp_path, ball):
+    assert "--field sdf" in refused(capsys, "train", ball, "--run", tmp_path / "run")
+    assert "a folder" in refused(capsys, "train", tmp_path, "--run", tmp_path / "run", *TINY)
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(trained):
+    evaluate = [sys.executable, "-m", "neural_backend", "doctor"]
+    process = subprocess.Popen(
+        evaluate, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=120) == 1
+    process.stderr.close()
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path, ball, trained):

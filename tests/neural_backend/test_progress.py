@@ -29,6 +29,18 @@ def test_without_a_console_a_training_tells_its_warnings_and_its_end(capsys):
     assert lines == ["warning: doubtful", "finished: step 10, 2.0 s, 21.00 dB, SSIM 0.900"]
 
 
+def test_without_a_console_a_line_now_and_then_says_how_far_it_is(capsys):
+    with progress.TrainingBar() as bar:
+        bar(protocol.Started("nerf", "cpu", "cpu", 10))
+        for seconds in range(0, 26, 5):
+            bar(protocol.Progress(seconds, 0, seconds, 50.0, 0.5, 50.0 - seconds, psnr=20.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "20%, 40 s left, step 10, loss 0.5, 20.0 dB",
+        "40%, 30 s left, step 20, loss 0.5, 20.0 dB",
+    ]
+
+
 def test_the_bar_says_how_long_it_will_take(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Console())
     with progress.TrainingBar() as bar:

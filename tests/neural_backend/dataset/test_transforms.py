@@ -116,6 +116,22 @@ def test_cameras_alone(tmp_path):
 # --- field space and splits
 
 
+def test_a_byte_order_mark_is_passed_over(tmp_path):
+    folder_with(tmp_path, GOOD | {"frames": [frame()]})
+    path = tmp_path / "transforms.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(transforms.read(tmp_path).views) == 1
+
+
+def test_cameras_alone_need_their_size(tmp_path):
+    def absent(path):
+        raise AssertionError(path)
+
+    folder_with(tmp_path, {"camera_angle_x": 0.7, "frames": [frame()]}, images=())
+    with pytest.raises(BadInput, match="w, h: absent; give the image's size"):
+        transforms.read(tmp_path / "transforms.json", absent, images=False)
+
+
 def test_field_from_bounds_by_hand():
     matrix = transforms.field_from_bounds(np.array([[1.0, 0.0, -1.0], [5.0, 2.0, 1.0]]))
     # the longest side, 4, takes 0.9

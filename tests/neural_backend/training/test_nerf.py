@@ -205,6 +205,25 @@ def test_a_state_of_other_settings_is_refused(scene):
         task(scene).load_state({})
 
 
+def test_views_that_will_not_make_a_field_are_told(scene, tmp_path):
+    events = []
+    same = [dataclasses.replace(v, world_from_camera=look_at(CENTRE + 3.0)) for v in scene.views]
+    task(dataclasses.replace(scene, views=tuple(same)), events=events)
+    assert "from one place" in events[0].message
+    away = []
+    for view in scene.views:
+        pose = view.world_from_camera.copy()
+        pose[:3, [0, 2]] *= -1.0
+        away.append(dataclasses.replace(view, world_from_camera=pose))
+    events.clear()
+    task(dataclasses.replace(scene, views=tuple(away)), events=events)
+    assert "no training view sees" in events[0].message
+    for view in scene.views:
+        imageio.v3.imwrite(tmp_path / view.file, np.zeros((SIZE, SIZE, 4), np.uint8))
+    with pytest.raises(BadInput, match="transparent"):
+        task(dataclasses.replace(scene, folder=tmp_path))
+
+
 def test_samples_are_as_long_as_pixels_are_wide(scene):
     # 3 units away, a focal length of 40 pixels: far coarser than the longest step
     cameras = Cameras(scene.views, scene.field_from_world, CPU)
