@@ -7,12 +7,16 @@ import pathlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-import imageio.v3
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
+import PIL.PngImagePlugin
 
 from ..dataset.transforms import View
 from ..protocol import BadInput, write_whole
+
+_MAKER = ("Software", "Neural Fields")
+"""What our pictures say of themselves."""
 
 Render = Callable[[View], npt.NDArray]
 
@@ -37,10 +41,12 @@ def write(
         render: maps a view to [H, W, 4] sRGB and straight alpha in [0, 1].
 
     Raises:
-        BadInput: the folder or a file cannot be written.
+        BadInput: the folder or a file cannot be written, or a picture stands in the way that is
+            not of our making.
     """
     views = list(views)
     folder = pathlib.Path(folder)
+    _refuse_strangers(folder, names(views))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for view, name in zip(views, names(views), strict=True):
@@ -55,4 +61,28 @@ def write(
 
 
 def _writer(pixels: npt.NDArray[np.uint8]) -> Callable[[pathlib.Path], None]:
-    return lambda beside: imageio.v3.imwrite(beside, pixels)
+    said = PIL.PngImagePlugin.PngInfo()
+    said.add_text(*_MAKER)
+    return lambda beside: PIL.Image.fromarray(pixels).save(beside, pnginfo=said)
+
+
+def _refuse_strangers(folder: pathlib.Path, pictures: Iterable[str]) -> None:
+    """Make sure that only pictures which ``write`` has made are replaced.
+
+    Raises:
+        BadInput: there are others.
+    """
+    key, maker = _MAKER
+    for name in pictures:
+        if not (folder / name).exists():
+            continue
+        try:
+            with PIL.Image.open(folder / name) as image:
+                ours = image.info.get(key) == maker
+        except Exception:  # whatever it is, it is not ours
+            ours = False
+        if not ours:
+            raise BadInput(
+                f"{folder}: holds {name}, which Neural Fields did not write and would replace; "
+                "choose another folder"
+            )

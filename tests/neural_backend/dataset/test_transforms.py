@@ -347,7 +347,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, content, named):
 
 def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "transforms.json").write_bytes(b"\xff\xfe\x00{")
-    with pytest.raises(BadInput, match="cannot be read"):
+    with pytest.raises(BadInput, match="not valid json"):
         transforms.read(tmp_path)
 
 

@@ -45,3 +45,19 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "out").write_text("")
     with pytest.raises(BadInput, match="out: cannot be written"):
         list(sequence.write(tmp_path / "out", views("a.png"), lambda view: np.zeros((3, 4, 4))))
+
+
+def test_only_pictures_of_our_making_are_replaced(tmp_path):
+    def write(value):
+        picture = np.full((3, 4, 4), value, np.float32)
+        return list(sequence.write(tmp_path, views("a.png", "b.png"), lambda view: picture))
+
+    write(0.0)
+    done = write(1.0)
+    assert imageio.v3.imread(done[0]).min() == 255
+    imageio.v3.imwrite(tmp_path / "b.png", np.zeros((3, 4, 3), np.uint8))
+    before = (tmp_path / "b.png").read_bytes()
+    with pytest.raises(BadInput, match=r"holds b\.png, which Neural Fields did not write"):
+        write(0.5)
+    assert (tmp_path / "b.png").read_bytes() == before
+    assert imageio.v3.imread(done[0]).min() == 255
