@@ -188,16 +188,55 @@ def _views(run: OpenRun) -> tuple[View, ...]:
         return depth.all_around(run.field_from_world)
 
 
-def render(run_folder: str, cameras: str, output: str) -> int:
+def render(run_folder: str, cameras: str, output: str, passes: bool = False) -> int:
     """Render a run's field into PNGs with straight alpha; returns their number.
 
+    Args:
+        passes: write the surface's depth and normals too.
+
     Raises:
-        BadInput: the run or the cameras cannot be read, or the folder cannot be written.
+        BadInput: the run or the cameras cannot be read, the folder cannot be written, or passes
+            are asked for of a field that has no surface.
     """
     run = runs.open_run(run_folder)
+    render_passes = _passes(run, run_folder) if passes else None
     views = transforms.read(cameras, images.image_size, images=False).views
-    files = sequence.write(output, views, lambda view: _picture(run, view))
+    files = sequence.write(output, views, lambda view: _picture(run, view), render_passes)
     return sum(1 for _ in progress.over(files, len(views), "rendering"))
+
+
+def _passes(run: OpenRun, run_folder: str) -> sequence.RenderPasses:
+    surface = _traced(run)
+    if surface is None:
+        raise BadInput(
+            f"{run_folder}: a radiance field has no depth and normals; leave out --passes, or "
+            "train --field neus"
+        )
+
+    def passes(view: View) -> tuple[npt.NDArray, npt.NDArray]:
+        depth, normal = sphere_tracing.render_passes(
+            surface, view, run.field_from_world, run.device
+        )
+        return depth.cpu().numpy(), normal.cpu().numpy()
+
+    return passes
+
+
+def _traced(run: OpenRun) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What sphere tracing follows rays through; None where the field has a density instead."""
+    signed = _signed_distance(run)
+    if signed is None or run.grid is None:
+        return signed
+    occupied = run.grid.occupied
+
+    def distance(points: torch.Tensor) -> torch.Tensor:
+        found = signed(points)
+        size = len(occupied)
+        x, y, z = (points * size).long().clamp(0, size - 1).unbind(1)
+        # in empty cells the images have taught the field nothing that would have to be seen
+        return torch.where(occupied[x, y, z], found, found.clamp(min=1.0 / size))
+
+    return distance
 
 
 def _picture(run: OpenRun, view: View) -> npt.NDArray[np.float32]:

@@ -150,17 +150,19 @@ class Render:
         run_folder: the run's folder
         cameras: a transforms.json with the cameras, in world space
         output: the folder for the pictures
+        passes: write depth and normals too, as EXR in DIR/depth and DIR/normal (neus, sdf)
     """
 
     run_folder: _Run
     cameras: Annotated[str, tyro.conf.arg(metavar="JSON")]
     output: Annotated[str, tyro.conf.arg(metavar="DIR")]
+    passes: _Flag = False
 
     def run(self) -> int:
         from . import actions
 
         with actions.on_leash():
-            count = actions.render(self.run_folder, self.cameras, self.output)
+            count = actions.render(self.run_folder, self.cameras, self.output, self.passes)
         _say(f"{self.output}: {count} pictures")
         return protocol.EXIT_DONE
 

@@ -103,8 +103,8 @@ def save(
             "layer's name of 50 letters at most), or in the Dataset panel Depth and Normals: Off"
         ) from None
     depths, normals = of_view(view, *seen)
-    exr.write(depth, {"Y": depths})
-    exr.write(normal, dict(zip("RGB", np.moveaxis(normals.astype(np.float16), -1, 0), strict=True)))
+    exr.write_depth(depth, depths)
+    exr.write_normal(normal, normals)
 
 
 def _result() -> bpy.types.Image | None:

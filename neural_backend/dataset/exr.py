@@ -81,6 +81,17 @@ def write(path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]]) -> 
     path.write_bytes(header + starts.astype("<u8").tobytes() + b"".join(chunks))
 
 
+def write_depth(path: pathlib.Path, depth: npt.NDArray[np.floating]) -> None:
+    """Write a dataset's depth [H, W]; raises as ``write``."""
+    write(path, {"Y": depth})
+
+
+def write_normal(path: pathlib.Path, normal: npt.NDArray[np.floating]) -> None:
+    """Write a dataset's normals [H, W, 3]; raises as ``write``."""
+    channels = np.moveaxis(normal.astype(np.float16), -1, 0)
+    write(path, dict(zip("RGB", channels, strict=True)))
+
+
 def size(path: pathlib.Path) -> tuple[int, int]:
     """An image's width and height, pixels; raises what ``read`` raises."""
     layout = _checked(_layout, path.read_bytes())

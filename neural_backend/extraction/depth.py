@@ -97,13 +97,6 @@ def all_around(field_from_world: Matrix) -> tuple[View, ...]:
     return tuple(views)
 
 
-def pixel_rays(cameras: Cameras, view: int) -> tuple[Tensor, Tensor]:
-    """Origins and directions, [H * W, 3] both, of the rays through a view's pixels."""
-    w, h = int(cameras.widths[view]), int(cameras.heights[view])
-    pixel = torch.arange(w * h, device=cameras.origins.device)
-    return cameras.rays(torch.full_like(pixel, view), pixel % w + 0.5, pixel // w + 0.5)
-
-
 class DepthMaps:
     """How deep the light of all pixels of some cameras gets, infinite where it goes through."""
 
@@ -113,7 +106,7 @@ class DepthMaps:
         self._cameras = cameras
         self._maps = []
         for view in range(len(cameras.origins)):
-            origins, directions = pixel_rays(cameras, view)
+            origins, directions = cameras.pixel_rays(view)
             far, _ = stops(field, grid, kernels, (origins, directions), np.zeros(0))
             self._maps.append(far * (directions @ -cameras.rotations[view][:, 2]))
 

@@ -75,7 +75,7 @@ def clear_level(
     """
     found = []
     for view in range(len(cameras.origins)):
-        rays = depth.pixel_rays(cameras, view)
+        rays = cameras.pixel_rays(view)
         found.append(depth.stops(field, grid, kernels, rays, _LEVELS))
     stopped, reached = (torch.cat(each) for each in zip(*found, strict=True))
     stopped = stopped[:, None]

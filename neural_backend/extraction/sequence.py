@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import re
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import PIL.Image
 import PIL.PngImagePlugin
 
+from ..dataset import exr
 from ..dataset.transforms import View
 from ..protocol import BadInput, write_whole
 
@@ -19,6 +21,7 @@ _MAKER = ("Software", "Neural Fields")
 """What our pictures say of themselves."""
 
 Render = Callable[[View], npt.NDArray]
+RenderPasses = Callable[[View], tuple[npt.NDArray, npt.NDArray]]
 
 
 def names(views: Iterable[View]) -> list[str]:
@@ -33,12 +36,17 @@ def names(views: Iterable[View]) -> list[str]:
 
 
 def write(
-    folder: str | os.PathLike[str], views: Iterable[View], render: Render
+    folder: str | os.PathLike[str],
+    views: Iterable[View],
+    render: Render,
+    passes: RenderPasses | None = None,
 ) -> Iterator[pathlib.Path]:
     """Render each view into a PNG of ``folder``; yields each file once it stands there.
 
     Args:
         render: maps a view to [H, W, 4] sRGB and straight alpha in [0, 1].
+        passes: maps a view to [H, W] depth and [H, W, 3] normals, which stand before the picture
+            does in the folders ``depth`` and ``normal``, as in a dataset (``dataset.passes``).
 
     Raises:
         BadInput: the folder or a file cannot be written, or a picture stands in the way that is
@@ -49,8 +57,19 @@ def write(
     _refuse_strangers(folder, names(views))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for kind in ("depth", "normal") if passes else ():
+            (folder / kind).mkdir(exist_ok=True)
         for view, name in zip(views, names(views), strict=True):
             picture = render(view)
+            if passes:
+                file = pathlib.Path(name).with_suffix(".exr")
+                depth, normal = passes(view)
+                write_whole(
+                    folder / "depth" / file, functools.partial(exr.write_depth, depth=depth)
+                )
+                write_whole(
+                    folder / "normal" / file, functools.partial(exr.write_normal, normal=normal)
+                )
             pixels = np.round(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
             write_whole(folder / name, _writer(pixels))
             yield folder / name

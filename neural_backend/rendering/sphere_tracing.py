@@ -9,13 +9,15 @@ import numpy.typing as npt
 import torch
 
 from ..dataset.transforms import Matrix, View
-from ..sampling.rays import Cameras
+from ..sampling.rays import Cameras, intersect_box
 
 SignedDistance = Callable[[torch.Tensor], torch.Tensor]
 
 _STEPS = 128
 _CAUTION = 0.9  # a trained field's gradient is a little longer than 1 here and there
-_HIT = 5e-4  # of the unit box's edge
+_SHORTEST = 1e-3
+"""Of the unit box's edge: rays cross the surface in a step, not in ever smaller ones before it."""
+_REFINEMENTS = 4
 _CHUNK = 1 << 16
 _GREY = 0.8
 _AMBIENT = 0.15
@@ -36,13 +38,15 @@ def gradients(field: SignedDistance, points: torch.Tensor, step: float) -> torch
     return values @ corners / (4.0 * step)
 
 
+@torch.no_grad()
 def trace(
     field: SignedDistance, origins: torch.Tensor, directions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Follow rays to the field's zero set within the unit box.
 
     Hart 1996, "Sphere tracing: a geometric method for the antialiased ray tracing of implicit
-    surfaces".
+    surfaces". Where a ray enters the box inside the surface, the box's wall is hit; one that
+    starts inside the surface hits nothing.
 
     Args:
         field: maps [N, 3] points of the unit box to [N] signed distances.
@@ -52,22 +56,41 @@ def trace(
     Returns:
         [R] distances along the rays and [R] whether they hit.
     """
-    inverse = 1.0 / torch.where(directions.abs() < 1e-9, 1e-9, directions)
-    to_low, to_high = -origins * inverse, (1.0 - origins) * inverse
-    near = torch.minimum(to_low, to_high).amax(dim=1).clamp(min=0.0)
-    far = torch.maximum(to_low, to_high).amin(dim=1)
-    distance = near.clone()
+    near, far = intersect_box(origins, directions, origins.new_zeros(3), origins.new_ones(3))
+
+    def value(rays: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return field(origins[rays] + at[:, None] * directions[rays])
+
     hit = torch.zeros_like(near, dtype=torch.bool)
+    # each ray's last place outside the surface, the first one inside it, and the values there
+    before, behind = near.clone(), near.clone()
+    above, below = torch.zeros_like(near), torch.zeros_like(near)
     alive = torch.nonzero(near < far)[:, 0]
+    above[alive] = value(alive, near[alive])
+    outside = above[alive] > 0.0
+    hit[alive] = ~outside & (near[alive] > 0.0)
+    alive = alive[outside]
     for _ in range(_STEPS):
         if len(alive) == 0:
             break
-        step = field(origins[alive] + distance[alive, None] * directions[alive])
-        distance[alive] += _CAUTION * step
-        close = step.abs() < _HIT
-        hit[alive[close]] = True
-        alive = alive[~close & (distance[alive] < far[alive])]
-    return distance, hit
+        behind[alive] = before[alive] + (_CAUTION * above[alive]).clamp(min=_SHORTEST)
+        alive = alive[behind[alive] < far[alive]]
+        found = value(alive, behind[alive])
+        crossed = found <= 0.0
+        hit[alive[crossed]] = True
+        below[alive[crossed]] = found[crossed]
+        alive, found = alive[~crossed], found[~crossed]
+        before[alive], above[alive] = behind[alive], found
+    rays = (hit & (above > 0.0)).nonzero()[:, 0]
+    low, high, over, under = (each[rays] for each in (before, behind, above, below))
+    for _ in range(_REFINEMENTS):  # regula falsi
+        middle = low + (high - low) * over / (over - under)
+        found = value(rays, middle)
+        out = found > 0.0
+        low, over = torch.where(out, middle, low), torch.where(out, found, over)
+        high, under = torch.where(out, high, middle), torch.where(out, under, found)
+    before[rays] = low + (high - low) * over / (over - under)
+    return before, hit
 
 
 @torch.no_grad()
@@ -107,11 +130,32 @@ def render_image(
 ) -> torch.Tensor:
     """[H, W, 4] what a camera sees: sRGB premultiplied by alpha, and alpha, in [0, 1]."""
     cameras = Cameras([view], field_from_world, device)
-    w, h = view.intrinsics.w, view.intrinsics.h
-    pixel = torch.arange(w * h, device=device)
-    parts = []
-    for part in pixel.split(_CHUNK):
-        first = torch.zeros_like(part)
-        rays = cameras.rays(first, part % w + 0.5, part // w + 0.5)
-        parts.append(shade(field, *rays))
-    return torch.cat(parts).view(h, w, 4)
+    parts = (each.split(_CHUNK) for each in cameras.pixel_rays(0))
+    pixels = torch.cat([shade(field, *rays) for rays in zip(*parts, strict=True)])
+    return pixels.view(view.intrinsics.h, view.intrinsics.w, 4)
+
+
+@torch.no_grad()
+def render_passes(
+    field: SignedDistance, view: View, field_from_world: Matrix, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth and normals of what a camera sees, as a dataset has them (``dataset.passes``).
+
+    Returns:
+        [H, W] planar depth in scene units through the pixels' centres, 0 where nothing is, and
+        [H, W, 3] unit normals in world space, 0 where none faces the camera.
+    """
+    cameras = Cameras([view], field_from_world, device)
+    origins, directions = cameras.pixel_rays(0)
+    depth, normal = torch.zeros_like(origins[:, 0]), torch.zeros_like(origins)
+    for part in torch.arange(len(origins), device=device).split(_CHUNK):
+        distance, hit = trace(field, origins[part], directions[part])
+        index, along = part[hit], directions[part[hit]]
+        depth[index] = distance[hit] * (along @ -cameras.rotations[0, :, 2])
+        found = normals(field, origins[index] + distance[hit, None] * along)
+        facing = (found * along).sum(dim=1) < 0.0
+        normal[index] = torch.where(facing[:, None], found, 0.0)
+    turn = torch.from_numpy(field_from_world[:3, :3]).to(normal)
+    scale = torch.linalg.vector_norm(turn[:, 0])
+    h, w = view.intrinsics.h, view.intrinsics.w
+    return (depth / scale).view(h, w), (normal @ (turn / scale)).view(h, w, 3)

@@ -64,6 +64,12 @@ class Cameras:
         direction = (self.rotations[view] @ direction[:, :, None])[:, :, 0]
         return self.origins[view], torch.nn.functional.normalize(direction, dim=-1)
 
+    def pixel_rays(self, view: int) -> tuple[Tensor, Tensor]:
+        """Origins and directions, [H * W, 3] both, of the rays through a view's pixel centres."""
+        w, h = int(self.widths[view]), int(self.heights[view])
+        pixel = torch.arange(w * h, device=self.origins.device)
+        return self.rays(torch.full_like(pixel, view), pixel % w + 0.5, pixel // w + 0.5)
+
     def project(self, points: Tensor, view: int) -> tuple[Tensor, Tensor, Tensor]:
         """Where points [N, 3] appear in a view: x, y in pixels and depth in field units, [N].
 

@@ -17,7 +17,7 @@ import torch
 import trimesh
 
 from neural_backend import command_line, config, protocol
-from neural_backend.dataset import transforms
+from neural_backend.dataset import passes, transforms
 from neural_backend.dataset.transforms import Intrinsics, View
 from neural_backend.training import checkpoint, fitting, memory
 from neural_backend.training import run as runs
@@ -492,6 +492,28 @@ def test_render_writes_a_picture_a_camera(tmp_path, trained):
     assert picture.shape == (16, 24, 4)
     assert picture[8, 12, 3] == 255
     assert picture[0, 0, 3] == 0
+
+
+def test_render_writes_passes_as_a_dataset_has_them(tmp_path, trained):
+    """A dataset of the pictures is read as what stands there: a ball of radius 3, 12 below."""
+    pose = np.eye(4)
+    pose[:3, 3] = (10.0, -5.0, 14.0)
+    intrinsics = Intrinsics(9, 9, 9.0, 9.0, 4.5, 4.5)
+    transforms.write_cameras(tmp_path / "cameras.json", (View("0007.png", pose, intrinsics),))
+    out = tmp_path / "out"
+    arguments = ["--cameras", str(tmp_path / "cameras.json"), "--output", str(out), "--passes"]
+    assert command_line.run(["render", str(trained), *arguments]) == 0
+    view = View("0007.png", pose, intrinsics, "train", "depth/0007.exr", "normal/0007.exr")
+    dataset = transforms.Dataset(out, (view,), np.array([[0.0] * 3, [1.0] * 3]))
+    depth, normal = passes.read_depth(dataset, view), passes.read_normal(dataset, view)
+    # 40 steps of training make the ball roughly
+    seen = depth > 0.0
+    assert depth[4, 4] == pytest.approx(9.0, abs=0.5)
+    assert normal[seen].mean(0) @ [0.0, 0.0, 1.0] > 0.3
+    picture = imageio.v3.imread(out / "0007.png")
+    np.testing.assert_array_equal(picture[..., 3] > 0, seen)
+    assert seen[2:7, 4].all()
+    assert not seen[0].any()
 
 
 def start(*arguments, **options):

@@ -18,15 +18,32 @@ def test_distances_along_rays():
     origins = torch.tensor([[0.5, 0.5, 3.0], [0.5, 0.7, 3.0], [0.9, 0.9, 3.0], [0.5, 0.5, 0.5]])
     down = torch.tensor([0.0, 0.0, -1.0]).expand(4, 3)
     distance, hit = sphere_tracing.trace(ball, origins, down)
-    assert hit[:3].tolist() == [True, True, False]
-    assert distance[0] == pytest.approx(2.25, abs=1e-3)
-    assert distance[1] == pytest.approx(2.5 - (RADIUS**2 - 0.2**2) ** 0.5, abs=2e-3)
+    assert hit.tolist() == [True, True, False, False], "from within nothing is seen"
+    assert distance[0] == pytest.approx(2.25, abs=1e-5)
+    assert distance[1] == pytest.approx(2.5 - (RADIUS**2 - 0.2**2) ** 0.5, abs=1e-5)
+
+
+def test_a_surface_that_the_box_cuts_ends_at_its_wall():
+    origins = torch.tensor([[0.5, 0.5, 3.0], [2.0, 0.5, 0.3]])
+    directions = torch.tensor([[0.0, 0.0, -1.0], [-1.0, 0.0, 0.0]])
+    distance, hit = sphere_tracing.trace(lambda x: x[:, 0] - 0.7, origins, directions)
+    assert hit.tolist() == [True, True]
+    assert distance.tolist() == pytest.approx([2.0, 1.3], abs=1e-5)
 
 
 def test_rays_beside_the_box_hit_nothing():
     origins = torch.tensor([[2.0, 2.0, 3.0]])
     _, hit = sphere_tracing.trace(ball, origins, torch.tensor([[0.0, 0.0, -1.0]]))
     assert not hit.any()
+
+
+def test_rays_do_not_get_through_a_field_that_is_steeper_than_a_distance():
+    origins = torch.tensor([[0.5, 0.5 + 0.02 * k, 3.0] for k in range(6)])
+    down = torch.tensor([0.0, 0.0, -1.0]).expand(6, 3)
+    distance, hit = sphere_tracing.trace(lambda x: 3.0 * ball(x), origins, down)
+    assert hit.all()
+    points = origins + distance[:, None] * down
+    assert ball(points).abs().max() < 1e-4
 
 
 def test_normals_point_outwards():
@@ -52,6 +69,45 @@ def test_an_image_shows_the_ball_where_the_camera_sees_it():
     assert alpha[15, 0] == 0.0
     assert image[15, 20, 0] == pytest.approx(0.8, abs=0.02)
     assert image[15, 20, 0] > image[15, 28, 0] > 0.1
+
+
+def turned_view():
+    """A camera that stands askew, in a world that is turned and ten times the unit box."""
+    turn, _ = np.linalg.qr(np.random.default_rng(3).normal(size=(3, 3)))
+    field_from_world = np.eye(4)
+    field_from_world[:3, :3] = 0.1 * turn * np.sign(np.linalg.det(turn))
+    field_from_world[:3, 3] = (0.2, -0.1, 0.7)
+    middle = np.linalg.inv(field_from_world) @ [0.5, 0.5, 0.5, 1.0]
+    back = np.array([0.6, 0.0, 0.8])
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([[0.0, 1.0, 0.0], np.cross(back, [0.0, 1.0, 0.0]), back], axis=1)
+    pose[:3, 3] = middle[:3] + 5.0 * back + [0.3, -0.2, 0.1]
+    view = View("a.png", pose, Intrinsics(45, 31, 24.0, 26.0, 21.0, 17.5))
+    return view, field_from_world, middle[:3]
+
+
+def test_passes_are_the_ball_s_depth_and_normals_in_the_world():
+    view, field_from_world, middle = turned_view()
+    found = sphere_tracing.render_passes(ball, view, field_from_world, torch.device("cpu"))
+    depth, normal = (each.double().numpy() for each in found)
+    k, pose = view.intrinsics, view.world_from_camera
+    x, y = np.meshgrid(np.arange(k.w) + 0.5, np.arange(k.h) + 0.5)
+    local = np.stack([(x - k.cx) / k.fl_x, -(y - k.cy) / k.fl_y, -np.ones_like(x)], -1)
+    rays = local @ pose[:3, :3].T
+    towards = rays @ (pose[:3, 3] - middle)
+    square = (rays**2).sum(-1)
+    root = towards**2 - square * (((pose[:3, 3] - middle) ** 2).sum() - 2.5**2)
+    # of rays that hardly touch the ball nothing is asked
+    hit, missed = root > 0.05, root < -0.05
+    assert 300 < hit.sum() < hit.size - 300
+    assert (hit | missed).mean() > 0.98
+    assert not depth[missed].any()
+    assert not normal[missed].any()
+    expected = -(towards[hit] + np.sqrt(root[hit])) / square[hit]
+    np.testing.assert_allclose(depth[hit], expected, atol=1e-3)
+    out = (pose[:3, 3] + depth[hit][:, None] * rays[hit] - middle) / 2.5
+    cosine = (out * normal[hit]).sum(-1)
+    assert np.degrees(np.arccos(cosine.clip(-1.0, 1.0))).max() < 1.0
 
 
 def test_a_field_without_a_surface_is_a_transparent_picture():

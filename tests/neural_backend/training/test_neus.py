@@ -244,9 +244,16 @@ def test_a_run_is_measured_meshed_and_rendered(scene, tmp_path):
     assert mesh.is_watertight
     assert np.abs(mesh.bounds.mean(0) - (CENTRE - [0, 0, RADIUS / 2])).max() < 0.2
     assert mesh.visual.kind == "vertex"
-    assert (
-        actions.render(folder, str(scene.folder / "transforms.json"), str(tmp_path / "out")) == 18
-    )
-    picture = imageio.v3.imread(tmp_path / "out" / "0.png")
+    cameras, out = str(scene.folder / "transforms.json"), tmp_path / "out"
+    assert actions.render(folder, cameras, str(out), passes=True) == 18
+    picture = imageio.v3.imread(out / "0.png")
     truth = imageio.v3.imread(scene.folder / "0.png")
     assert ((picture[..., 3] > 127) == (truth[..., 3] > 127)).mean() > 0.9
+    depth, normal = (exr.read(out / kind / "0.exr") for kind in ("depth", "normal"))
+    true_depth = exr.read(scene.folder / "0.exr")[..., 0]
+    both = (depth[..., 0] > 0.0) & (true_depth > 0.0)
+    assert both.sum() > 0.9 * (true_depth > 0.0).sum()
+    # it knows the hull; the hollow not yet
+    assert np.abs(depth[both, 0] - true_depth[both]).mean() < 0.5 * RADIUS
+    towards = (normal @ scene.views[0].world_from_camera[:3, :3])[both]
+    assert (towards[:, 2] > 0.0).mean() > 0.9
