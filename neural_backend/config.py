@@ -167,9 +167,9 @@ class TrainingSettings:
         0, "Training steps at most; 0 lets the time decide", unit="steps", low=0, high=100_000_000
     )
     seed: int = knob(0, "Seed of the weights and of the batches", low=0, high=2**31 - 1)
-    view_direction: bool = knob(True, "Let colour depend on the direction of view (nerf)")
+    view_direction: bool = knob(True, "Let colour depend on the direction of view (nerf, neus)")
     background: Background = knob(
-        "random", "What lies behind transparent pixels while training (nerf)"
+        "random", "What lies behind transparent pixels while training (nerf, neus)"
     )
     learning_rate: float = knob(
         0.0, "Adam's first learning rate; 0 takes the encoding's own", low=0.0, high=1.0
