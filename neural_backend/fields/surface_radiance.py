@@ -15,8 +15,8 @@ from ..kernels import Kernels, Network, Samples
 from .encodings import HashEncoding
 from .radiance import RadianceField
 
-FIRST_SHARPNESS = 25.0
-"""Per field unit: light first stops within about a fifth of the unit box."""
+FIRST_SHARPNESS = 50.0
+"""Per field unit: light first stops within about a tenth of the unit box."""
 
 _SHARPNESS_RATE = 10.0  # a step changes the logarithm by so many learning rates
 
@@ -37,29 +37,25 @@ class SurfaceRadianceField(RadianceField):
         self.log_sharpness = torch.nn.Parameter(torch.tensor(start))
         # a checkpoint tells how far training had opened the field
         self.register_buffer("directed", torch.tensor(1.0))
-        self.register_buffer("sharpest", torch.tensor(math.inf))
         self.register_buffer("opened", torch.tensor(settings.levels))
 
-    def open(self, levels: int, directed: float, sharpest: float) -> None:
+    def open(self, levels: int, directed: float) -> None:
         """How far training has come, which the field follows from now on.
 
         Args:
             levels: only so many of the hash grid's, from the coarsest on, have features.
             directed: how much of the direction of view the colour gets, 0 to 1. Without any, only
                 a surface at the right place has one colour for all views.
-            sharpest: what the sharpness is at most. Light that gets through a surface finds out
-                whether there is a better place for it behind.
         """
         self.opened.fill_(levels)
         self.directed.fill_(directed)
-        self.sharpest.fill_(sharpest)
         if isinstance(self.encoding, HashEncoding):
             self.encoding.open(levels)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
         """See ``RadianceField``; opens the field as far as it was."""
         result = super().load_state_dict(state_dict, *args, **options)
-        self.open(int(self.opened), float(self.directed), float(self.sharpest))
+        self.open(int(self.opened), float(self.directed))
         return result
 
     def _harmonics(self, d: Tensor) -> Tensor:
@@ -68,7 +64,7 @@ class SurfaceRadianceField(RadianceField):
     @property
     def sharpness(self) -> Tensor:
         """[] how steeply light stops at the surface, per field unit."""
-        return torch.exp(_SHARPNESS_RATE * self.log_sharpness).clamp(max=self.sharpest)
+        return torch.exp(_SHARPNESS_RATE * self.log_sharpness)
 
     def distance_of(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """[N] signed distance in field units and [N, G] geometry features, from [N, F] features."""

@@ -18,7 +18,7 @@ from .. import protocol
 from ..config import TrainingSettings
 from ..dataset.transforms import Dataset
 from ..fields.encodings import HashEncoding
-from ..fields.surface_radiance import FIRST_SHARPNESS, SurfaceRadianceField
+from ..fields.surface_radiance import SurfaceRadianceField
 from ..kernels import Samples
 from ..kernels.reference import pooled
 from ..rendering.sphere_tracing import gradients
@@ -31,7 +31,7 @@ from .nerf import GRID_EVERY, NerfTask, Rays, step_length
 
 MASK = 0.1
 """Weight of the cross-entropy between the rays' alpha and the views'."""
-EIKONAL = 1.0
+EIKONAL = 0.1
 HULL = 1.0
 """Weight of what the distance falls short of that to the visual hull."""
 NEARBY = 0.1
@@ -46,8 +46,6 @@ OPEN_BY = 0.5
 DIRECTED_FROM, DIRECTED_BY = 0.25, 0.5
 """Progress between which the colour gets the direction of view: a wrong surface that shows each
 view what that wants to see must not come first."""
-DOUBLINGS = 10.0
-"""How many times the sharpness may double in a training."""
 HULL_STEPS = 150
 """Steps that teach the field the hull, before any ray is cast."""
 STEP = 0.5
@@ -132,8 +130,7 @@ class NeusTask(NerfTask):
             levels = first + int((levels - first) * min(progress / OPEN_BY, 1.0))
             self._finest = 1.0 / encoding.grid.resolutions[levels - 1]
         directed = (progress - DIRECTED_FROM) / (DIRECTED_BY - DIRECTED_FROM)
-        sharpest = FIRST_SHARPNESS * 2.0 ** (DOUBLINGS * progress)
-        self.field.open(levels, min(max(directed, 0.0), 1.0), sharpest)
+        self.field.open(levels, min(max(directed, 0.0), 1.0))
 
     def _held(self, x: Tensor) -> Tensor:
         """[N] the density that cells with the middles [N, 3] hold at most."""
