@@ -218,14 +218,20 @@ def triangles_of(
 ) -> tuple[Points, npt.NDArray[np.int64]]:
     """Vertices [N, 3] and triangles [M, 3] of the subject's surfaces, world space.
 
+    Of a whole scene without flat objects that dwarf all others (``without_enormous``).
+
     Raises:
         BadInput: when nothing of it has faces.
     """
-    return _triangles(depsgraph, names_of(subject, collection, depsgraph.view_layer))
+    names = names_of(subject, collection, depsgraph.view_layer)
+    dwarfing: tuple[str, ...] = ()
+    if subject == "scene":
+        _, dwarfing = without_enormous(survey(depsgraph, None).subject())
+    return _triangles(depsgraph, names, frozenset(dwarfing))
 
 
 def _triangles(
-    depsgraph: bpy.types.Depsgraph, names: frozenset[str] | None
+    depsgraph: bpy.types.Depsgraph, names: frozenset[str] | None, left_out: frozenset[str]
 ) -> tuple[Points, npt.NDArray[np.int64]]:
     vertices: list[Points] = []
     triangles: list[npt.NDArray[np.int64]] = []
@@ -235,7 +241,7 @@ def _triangles(
         top = (instance.parent if instance.is_instance else item).original.name_full
         if names is not None and not {top, item.original.name_full} & names:
             continue
-        if not len(local.triangles):
+        if not len(local.triangles) or top in left_out:
             continue
         matrix = np.array(instance.matrix_world, dtype=np.float64)
         placed = _transformed(matrix, local.vertices)

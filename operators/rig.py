@@ -113,7 +113,7 @@ def plan(
     names = geometry.names_of(subject, collection, scratch.source_layer)
 
     def look(depsgraph: bpy.types.Depsgraph) -> geometry.Survey:
-        _require_no_simulation(depsgraph)
+        require_no_simulation(depsgraph)
         return geometry.survey(depsgraph, names)
 
     found = geometry.evaluated(scratch, look)
@@ -164,8 +164,12 @@ def preview_views(
     return with_files(generated_views(points, rig, dataset), rig, dataset)
 
 
-def _require_no_simulation(depsgraph: bpy.types.Depsgraph) -> None:
-    """Rigid bodies are simulated in the person's own scene only; elsewhere they have not moved."""
+def require_no_simulation(depsgraph: bpy.types.Depsgraph) -> None:
+    """Rigid bodies are simulated in the person's own scene only; elsewhere they have not moved.
+
+    Raises:
+        BadInput: one has moved.
+    """
     for instance in depsgraph.object_instances:
         item = instance.object.original
         if instance.is_instance or item.rigid_body is None:

@@ -9,13 +9,14 @@ import bpy
 from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
-from . import backend, dataset, folders, geometry, knobs, passes, results
+from . import backend, dataset, folders, geometry, knobs, passes, results, rig
 from .job import JobOperator, Status, Steps
 from .place import Place, place_of
 from .scratch import Scratch
 
 _ARGUMENTS = {
     "rig": ("rig", "kind"),
+    "source": ("rig", "subject"),
     "views": ("rig", "views"),
     "resolution": ("dataset", "resolution"),
     "passes": ("dataset", "passes"),
@@ -116,7 +117,8 @@ def training_steps(
 
 
 class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
-    """Render the scene from the rig, train a neural field on the renders and bring it back.
+    """Render the scene from the rig, train a neural field on the renders and bring it back; a
+    signed distance (SDF) is trained on the geometry itself.
     Views that are rendered already are used again; an earlier run is kept as run.1, run.2, ..."""
 
     bl_idname = "neural_fields.train"
@@ -125,6 +127,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
 
     output: knobs.output_property("Folder of the dataset, the run and the results.")
     rig: _argument("rig")
+    source: _argument("source")
     views: _argument("views")
     resolution: _argument("resolution")
     passes: _argument("passes")
@@ -226,6 +229,7 @@ def _geometry_steps(
         ) from None
 
     def write(depsgraph: bpy.types.Depsgraph) -> None:
+        rig.require_no_simulation(depsgraph)
         geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)
 
     with Scratch(place.scene, place.view_layer) as scratch:

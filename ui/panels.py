@@ -30,6 +30,13 @@ def draw_lines(
         icon = "BLANK1" if icon != "NONE" else "NONE"
 
 
+def draw_subject(column: bpy.types.UILayout, rig: Any, label: str) -> None:
+    """Draw what is framed, and learned by a signed distance: scene, selection or collection."""
+    column.prop(rig, "subject", text=label)
+    if rig.subject == "collection":
+        column.prop(rig, "collection")
+
+
 class _Panel(_Base):
     bl_space_type: Any = "VIEW_3D"
     bl_region_type: Any = "UI"
@@ -87,9 +94,7 @@ class NEURAL_FIELDS_PT_rig(_Panel, bpy.types.Panel):
             column.prop(rig, "collection")
         if rig.kind in GENERATED:
             column.prop(rig, "views")
-            column.prop(rig, "subject")
-            if rig.subject == "collection":
-                column.prop(rig, "collection")
+            draw_subject(column, rig, "Subject")
         if rig.kind == "orbit":
             column.prop(rig, "rings")
             column.prop(rig, "lowest")
@@ -135,6 +140,8 @@ class NEURAL_FIELDS_PT_training(_Panel, bpy.types.Panel):
         column = self._column()
         for name in _OFTEN:
             column.prop(training, name)
+        if training.field == "sdf":
+            draw_subject(column, context.scene.neural_fields.rig, "Source")
         if _has_run(context.scene):
             props = column.operator("neural_fields.train", text="Continue Training", icon="PLAY")
             props.resume = True

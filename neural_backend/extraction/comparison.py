@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..sampling.surface import MeshDistance, SurfaceSampler
+from ..sampling.surface import MeshDistance, SurfaceSampler, face_normals
 
 _POINTS = 1 << 18
 _SURFACE_POINTS = 1 << 16
@@ -33,7 +33,7 @@ def intersection_over_union(
     points = np.random.default_rng(0).uniform(low, high, (_POINTS, 3))
     parts = torch.from_numpy(points).float().split(_CHUNK)
     inside = torch.cat([field(part.to(device)).cpu() for part in parts]).numpy() < 0.0
-    wanted = distance.winding_number(points) > 0.5
+    wanted = distance.inside(points)
     either = np.count_nonzero(inside | wanted)
     return np.count_nonzero(inside & wanted) / either if either else 1.0
 
@@ -66,13 +66,7 @@ def surface_errors(
             points = points[seen] if seen.any() else points
         _, own_face = own.nearest(points)
         distance, face = MeshDistance(*other).nearest(points)
-        cosine = (_normals(*one)[own_face] * _normals(*other)[face]).sum(axis=1)
+        cosine = (face_normals(*one)[own_face] * face_normals(*other)[face]).sum(axis=1)
         distances.append(distance.mean())
         angles.append(np.degrees(np.arccos(cosine.clip(-1.0, 1.0))).mean())
     return float(np.mean(distances)), float(np.mean(angles))
-
-
-def _normals(vertices: npt.NDArray, faces: npt.NDArray) -> npt.NDArray:
-    corner = vertices[faces]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-300)

@@ -13,20 +13,28 @@ from .. import kernels
 from ..config import TrainingSettings
 from ..dataset.transforms import field_from_bounds
 from ..extraction import mesh_file
+from ..fields.encodings import HashEncoding
 from ..fields.signed_distance import SignedDistanceField
 from ..protocol import Event, Warning
 from ..rendering import sphere_tracing
-from ..sampling.surface import MeshDistance, SurfaceSampler, logistic
+from ..sampling import solid
+from ..sampling.surface import SurfaceSampler
 from . import optimiser
 from .distributed import ALONE, Ranks
 from .scores import Scores
 from .task import Step, field_state, restore
 
-_CPU_POOL, _GPU_POOL = 1 << 18, 1 << 20
-_FRESH = 512  # samples of the pool that a step replaces
-_NEAR = 30.0 / 1024.0  # largest scale of the noise, field units
+_CPU_POOL, _GPU_POOL = 1 << 17, 1 << 19
+_ALL, _NEAR_PART, _FAR_PART = 4, 2, 1
+"""Of so many samples, how many are near the surface and how many anywhere; the others are on it."""
+_REFRESH_EVERY = 16  # steps; many points at once are looked up faster than a few
+_REFRESHED = 32  # in so many rounds all of the pool is replaced
+_NEAR = 0.03  # largest standard deviation of the noise, field units
 _PREVIEW = 200  # pixels
-_DECAY = 0.1  # of the learning rate over the budget
+_LAST_RATE = 0.03
+"""The learning rate at the end, as a fraction of the first."""
+_RELATIVE_FLOOR = 0.01
+"""Field units, added to the distance that errors are divided by."""
 
 
 class Reference:
@@ -37,6 +45,7 @@ class Reference:
         vertices: [M, 3] in the unit box.
         faces: [K, 3], counter-clockwise seen from outside.
         distance: signed distance to them.
+        walls: whether there are faces that are no border of the inside.
         warnings: what is doubtful about the mesh.
     """
 
@@ -47,30 +56,19 @@ class Reference:
         self.field_from_world = field_from_world
         world = np.asarray(mesh.vertices)
         self.vertices = world @ field_from_world[:3, :3].T + field_from_world[:3, 3]
-        self.faces = np.asarray(mesh.faces, dtype=np.int64)
-        self.distance = MeshDistance(self.vertices, self.faces)
-        self.warnings: list[str] = []
-        points = np.random.default_rng(0).random((1 << 14, 3))
-        winding = self.distance.winding_number(points)
-        inside, reversed_inside = (winding > 0.5).mean(), (winding < -0.5).mean()
-        if reversed_inside > inside:
-            self.warnings.append(f"{path}: its faces point inwards; they are turned around")
-            self.faces = np.ascontiguousarray(self.faces[:, ::-1])
-            self.distance = MeshDistance(self.vertices, self.faces)
-            inside = reversed_inside
-        if inside < 1e-4:
-            self.warnings.append(
-                f"{path}: its faces enclose hardly any space, so the field has hardly an inside"
-            )
+        found = solid.understood(self.vertices, np.asarray(mesh.faces, dtype=np.int64))
+        self.faces, self.distance, self.walls = found.faces, found.distance, found.walls
+        self.warnings = [f"{path}: {message}" for message in found.warnings]
 
 
 class SdfTask:
     """Learns the signed distance to a mesh; see ``task.Task``.
 
-    A quarter of the samples lies on the surface, 3/8 near it, 3/8 anywhere in the unit box; the
-    loss is the mean absolute percentage error, as in Müller et al. 2022, who sample the surface
-    more and space less: that leaves more spurious surfaces in space. The distances of the two
-    latter parts come from a pool, a little of which is replaced in each step.
+    A quarter of the samples lies on the surface, half of them near it, a quarter anywhere in the
+    unit box; the loss is the mean absolute percentage error, as in Müller et al. 2022, who sample
+    space less: that leaves more spurious surfaces there. The samples come from a pool, a part of
+    which is replaced now and then. What is near the surface comes from segments that end there: any
+    part of the way along one is a sample.
 
     Args:
         settings: fitted ones.
@@ -94,76 +92,108 @@ class SdfTask:
         for message in reference.warnings:
             emit(Warning(message))
         self.field_from_world = reference.field_from_world
-        self._distance = reference.distance
+        self._distance, self._walls = reference.distance, reference.walls
         self._settings = settings
         self._device = device
         self._ranks = ranks
-        self.field = SignedDistanceField(settings, kernels.choose(device)).to(device)
-        self._sampler = SurfaceSampler(reference.vertices, reference.faces, device)
+        used = kernels.choose(device)
+        self.field = SignedDistanceField(settings, used).to(device)
+        self._sampler = SurfaceSampler(reference.vertices, reference.faces)
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._host_generator = torch.Generator().manual_seed(settings.seed)
         self._rate, self._batch = settings.learning_rate, settings.batch
-        pool = _CPU_POOL if device.type == "cpu" else _GPU_POOL
-        self._pool, self._pool_distance = self._measure(pool)
+        self._pool_size = _CPU_POOL if device.type == "cpu" else _GPU_POOL
+        self._pool = self._drawn(self._pool_size)
         self._steps = 0
-        self._optimiser = optimiser.Adam(self.field.parameters())
+        encoding = self.field.encoding
+        self._table_optimiser: optimiser.TableAdam | None = None
+        if isinstance(encoding, HashEncoding):
+            self._table_optimiser = optimiser.TableAdam(encoding, used)
+        self._optimiser = optimiser.Adam(self.field.network.parameters())
+        self._average = optimiser.WeightAverage(self.field)
 
-    def _measure(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """[count, 3] points near the surface and, one in two, anywhere; [count] distances."""
-        near = self._sampler(count - count // 2, self._generator).cpu()
+    def _drawn(self, count: int) -> dict[str, torch.Tensor]:
+        """Segments, as ``MeshDistance.segments`` has them, for a pool of ``count``: on the surface,
+        near it and anywhere."""
+        generator = self._host_generator
+        near_count, far_count = count * _NEAR_PART // _ALL, count * _FAR_PART // _ALL
+        near = self._sampler(near_count, generator)
         # at all scales: what is close teaches the surface, what is further off the sign
-        scale = _NEAR * torch.rand(len(near), 1, generator=self._host_generator) ** 3
-        near += scale * logistic(tuple(near.shape), self._host_generator)
-        anywhere = torch.rand(count // 2, 3, generator=self._host_generator)
-        points = torch.cat([near, anywhere])
-        # in any order, so that each part of the pool has both
-        points = points[torch.randperm(count, generator=self._host_generator)].clamp(0.0, 1.0)
-        distance = torch.from_numpy(self._distance(points.numpy())).float()
-        return points.to(self._device), distance.to(self._device)
+        scale = _NEAR * torch.rand(near_count, 1, generator=generator).square()
+        near += scale * torch.randn(near_count, 3, generator=generator)
+        anywhere = torch.rand(far_count, 3, generator=generator)
+        on_surface = self._sampler(count - near_count - far_count, generator)
+        drawn = {
+            "surface": self._distance.on_surface(on_surface.double().numpy(), self._walls),
+            "near": self._distance.segments(near.clamp(0.0, 1.0).numpy(), self._walls),
+            "far": self._distance.segments(anywhere.numpy(), self._walls),
+        }
+        # the way to the surface would lead them all to where enough samples are
+        drawn["far"][:, 7] = 1.0
+        return {name: torch.from_numpy(each).to(self._device) for name, each in drawn.items()}
 
     def _refresh(self) -> None:
-        points, distance = self._measure(_FRESH)
-        begin = self._steps * _FRESH % len(self._pool)
-        self._pool[begin : begin + _FRESH] = points
-        self._pool_distance[begin : begin + _FRESH] = distance
-        self._steps += 1
+        """Put new segments in the place of the oldest."""
+        for name, new in self._drawn(self._pool_size // _REFRESHED).items():
+            self._pool[name] = torch.cat([self._pool[name][len(new) :], new])
+
+    def _samples(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """[N, 3] points and [N] signed distances: a batch."""
+        counts = {"near": self._batch * _NEAR_PART // _ALL, "far": self._batch * _FAR_PART // _ALL}
+        counts["surface"] = self._batch - sum(counts.values())
+        drawn = []
+        for name, pool in self._pool.items():
+            if len(pool):
+                choice = torch.randint(
+                    len(pool), (counts[name],), generator=self._generator, device=self._device
+                )
+                drawn.append(pool[choice])
+        segments = torch.cat(drawn)
+        least = segments[:, 7]
+        part = torch.rand(len(segments), generator=self._generator, device=self._device)
+        part = least + (1.0 - least) * part
+        return segments[:, :3] + part[:, None] * segments[:, 3:6], part * segments[:, 6]
 
     def step(self, progress: float) -> Step:
-        self._refresh()
-        on_surface = self._sampler(self._batch // 4, self._generator)
-        choice = torch.randint(
-            len(self._pool),
-            (self._batch - len(on_surface),),
-            generator=self._generator,
-            device=self._device,
-        )
-        points = torch.cat([on_surface, self._pool[choice]])
-        wanted = torch.cat([points.new_zeros(len(on_surface)), self._pool_distance[choice]])
-        loss = ((self.field(points) - wanted).abs() / (wanted.abs() + 0.01)).mean()
+        if self._steps and self._steps % _REFRESH_EVERY == 0:
+            self._refresh()
+        self._steps += 1
+        points, wanted = self._samples()
+        error = (self.field(points) - wanted).abs() / (wanted.abs() + _RELATIVE_FLOOR)
+        loss = error.mean()
         self._optimiser.zero_grad()
         loss.backward()
         self._ranks.average(self.field)
-        self._optimiser.step(self._rate * _DECAY**progress)
+        rate = self._rate * _LAST_RATE**progress
+        self._optimiser.step(rate)
+        if self._table_optimiser is not None:
+            self._table_optimiser.step(rate)
+        self._average.update()
         return Step(loss.detach(), len(points))
 
     def state(self) -> dict[str, torch.Tensor]:
-        state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        with self._average.shown():
+            state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
+        state |= self._average.state()
         state |= self._optimiser.state()
+        if self._table_optimiser is not None:
+            state |= self._table_optimiser.state()
         state["training.generator"] = self._generator.get_state()
         state["training.host_generator"] = self._host_generator.get_state()
         state["training.steps"] = torch.tensor(self._steps)
-        state["training.pool"] = self._pool
-        state["training.pool_distance"] = self._pool_distance
-        return state
+        return state | {f"training.pool.{name}": each for name, each in self._pool.items()}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
         self.field.load_state_dict(field_state(state))
+        self._average.load_state(state)
         self._optimiser.load_state(state)
-        pool, distance = state["training.pool"], state["training.pool_distance"]
-        if pool.shape != (len(distance), 3) or len(pool) == 0 or len(pool) % _FRESH:
-            raise ValueError("the pool of samples has another size")
-        self._pool = pool.to(self._device, torch.float32, copy=True)
-        self._pool_distance = distance.to(self._device, torch.float32, copy=True)
+        if self._table_optimiser is not None:
+            self._table_optimiser.load_state(state)
+        for name in self._pool:
+            pool = state[f"training.pool.{name}"]
+            if pool.ndim != 2 or pool.shape[1] != self._pool[name].shape[1]:
+                raise ValueError(f"the pool of samples {name} has another shape")
+            self._pool[name] = pool.to(self._device, torch.float32, copy=True)
         self._steps = int(state["training.steps"])
         seed = self._settings.seed
         before = (seed, self._steps, self._ranks.rank)
@@ -174,7 +204,8 @@ class SdfTask:
         return Scores()
 
     def preview(self) -> npt.NDArray[np.uint8]:
-        pixels = sphere_tracing.portrait(self.field, _PREVIEW, self._device)
+        with self._average.shown():
+            pixels = sphere_tracing.portrait(self.field, _PREVIEW, self._device)
         return np.round(255.0 * pixels).astype(np.uint8)
 
 

@@ -249,6 +249,14 @@ def test_triangles_keep_facing_outwards(scene) -> None:
     assert np.einsum("ij,ij->i", corners[:, 0], normals).sum() / 6 == pytest.approx(16.0)
 
 
+def test_a_ground_that_dwarfs_the_rest_is_no_part_of_a_scene_s_mesh(scene) -> None:
+    cube()
+    bpy.ops.mesh.primitive_plane_add(size=100.0)  # selected
+    depsgraph = bpy.context.evaluated_depsgraph_get()
+    assert len(geometry.triangles_of(depsgraph, "scene")[1]) == 12
+    assert len(geometry.triangles_of(depsgraph, "selection")[1]) == 2
+
+
 def test_a_text_s_triangles_come_once(scene) -> None:
     bpy.ops.object.text_add()
     text = bpy.context.object

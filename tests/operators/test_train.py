@@ -120,9 +120,10 @@ def test_continue_goes_on_in_the_same_run(fake, start_scene, no_renders, output)
 def test_sdf_trains_on_the_geometry(fake, start_scene, output) -> None:
     file = output / "dataset" / "geometry.ply"
     bpy.ops.mesh.primitive_cone_add(vertices=5)  # selected; the cube is not
-    for subject, vertices in (("scene", 8 + 6), ("selection", 6)):
-        start_scene.neural_fields.rig.subject = subject
-        bpy.ops.neural_fields.train(output=str(output), field="sdf", results={"MESH"})
+    for source, vertices in (("scene", 8 + 6), ("selection", 6)):
+        bpy.ops.neural_fields.train(
+            output=str(output), field="sdf", source=source, results={"MESH"}
+        )
         assert fake.calls[-2][1] == str(file)
         header = file.read_bytes().split(b"end_header")[0]
         assert b"element vertex %d\n" % vertices in header, "without the mesh that came back"

@@ -5,7 +5,7 @@ import pytest
 import torch
 import trimesh
 
-from neural_backend.sampling.surface import MeshDistance, SurfaceSampler, logistic
+from neural_backend.sampling.surface import MeshDistance, SurfaceSampler
 
 
 def box():
@@ -38,18 +38,13 @@ def test_samples_lie_on_the_faces_evenly_by_area():
     assert (points[~upper, :2].sum(axis=1) <= 1.0 + 1e-6).all()
 
 
-def test_logistic_noise_has_its_spread():
-    noise = logistic((200_000,), torch.Generator().manual_seed(0))
-    assert noise.mean() == pytest.approx(0.0, abs=0.02)
-    assert noise.std() == pytest.approx(np.pi / 3**0.5, rel=0.02)
-
-
-def test_what_is_in_plain_view():
-    vertices, faces = box()
-    # a second box hides a part of the first one's side
-    vertices = np.concatenate([vertices, vertices * [0.1, 0.5, 0.5] + [2.0, 0, 0]])
-    distance = MeshDistance(vertices, np.concatenate([faces, faces + 8]))
-    points = np.array([[1.0, 0, 0], [1.0, 0.9, 0.9], [-1.0, 0, 0], [2.1, 0, 0]])
-    front, back = np.array([50.0, 0, 0]), np.array([-50.0, 0, 0])
-    assert distance.seen(points, front[None]).tolist() == [False, True, False, True]
-    assert distance.seen(points, np.stack([front, back])).tolist() == [False, True, True, True]
+def test_segments_hold_exact_samples():
+    distance = MeshDistance(*box())
+    points = np.random.default_rng(0).uniform(-2.0, 2.0, (2000, 3))
+    segments = distance.segments(points, False)
+    assert segments.shape == (2000, 8)
+    ends = segments[:, :3] + segments[:, 3:6]
+    assert np.sort(ends[:, 0]) == pytest.approx(np.sort(points[:, 0]), abs=1e-6)
+    for part in (0.0, 0.3, 1.0):
+        at = segments[:, :3] + part * segments[:, 3:6]
+        assert np.abs(distance(at) - part * segments[:, 6]).max() < 1e-6

@@ -61,19 +61,25 @@ def test_a_mesh_turned_inside_out_is_told_and_turned_back(tmp_path):
     mesh = trimesh.creation.icosphere(2)
     mesh.invert()
     mesh.export(tmp_path / "ball.ply")
-    reference = Reference(tmp_path / "ball.ply")
-    assert "inwards" in reference.warnings[0]
-    assert reference.distance(np.full((1, 3), 0.5)) == pytest.approx(-0.44, abs=0.02)
+    events = []
+    task = SdfTask(fitted(**SMALL), tmp_path / "ball.ply", CPU, events.append)
+    assert "inwards" in events[0].message
+    reference = Reference(tmp_path / "ball.ply", task.field_from_world)
     corner = reference.vertices[reference.faces]
     normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
     assert ((corner.mean(axis=1) - 0.5) * normal).sum(axis=1).min() > 0.0
 
 
-def test_a_mesh_that_encloses_nothing_is_told(tmp_path):
+def test_a_mesh_that_encloses_nothing_is_learned_as_a_sheet(tmp_path):
     (tmp_path / "flat.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
     events = []
-    SdfTask(fitted(**SMALL), tmp_path / "flat.obj", CPU, events.append)
+    task = SdfTask(fitted(**SMALL), tmp_path / "flat.obj", CPU, events.append)
     assert "enclose" in events[0].message
+    for step in range(150):
+        task.step(step / 150)
+    middle = torch.from_numpy(task.field_from_world @ [0.25, 0.25, 0.0, 1.0])[None, :3].float()
+    off = torch.tensor([[0.0, 0.0, 0.05]])
+    assert task.field(middle) < 0.0 < task.field(middle + off)
 
 
 def test_a_resumed_task_goes_on_as_if_never_stopped(torus):
