@@ -182,7 +182,12 @@ class TrainingSettings:
     log2_table_size: int = knob(
         0, "Hash grid: log2 of the entries a level; 0 fits device and time", low=0, high=24
     )
-    coarsest: int = knob(16, "Hash grid: cells along the coarsest level's edge", low=2, high=1024)
+    coarsest: int = knob(
+        0,
+        "Hash grid: cells along the coarsest level's edge; 0 takes the field's own",
+        low=0,
+        high=1024,
+    )
     finest: int = knob(
         0,
         "Hash grid: cells along the finest level's edge; 0 fits device and time",

@@ -116,7 +116,7 @@ class MeshDistance:
         front, back = np.split(self.inside(both), 2)
         return front != back
 
-    def on_surface(self, points: Points, walls: bool) -> npt.NDArray[np.float32]:
+    def on_surface(self, points: Points) -> npt.NDArray[np.float32]:
         """Segments without a length, see ``segments``, where ``points`` [N, 3] of the mesh are on
         the surface around its inside; with a thickness, as far from them."""
         normals = face_normals(self._vertices, self._faces)[self.nearest(points)[1]]
@@ -125,7 +125,7 @@ class MeshDistance:
             side = np.where(np.arange(len(points)) % 2, reach, -reach)
             points = points + side[:, None] * normals
             points = points[np.abs(self(points)) < _EXACT * reach]
-        elif walls:
+        else:
             points = points[self.borders(points, normals)]
         return np.pad(points, ((0, 0), (0, 5))).astype(np.float32)
 

@@ -27,9 +27,10 @@ from .task import Step, field_state, restore
 _CPU_POOL, _GPU_POOL = 1 << 17, 1 << 19
 _ALL, _NEAR_PART, _FAR_PART = 4, 2, 1
 """Of so many samples, how many are near the surface and how many anywhere; the others are on it."""
+_FAR_FROM = 0.2  # of the way from the surface to a point anywhere
 _REFRESH_EVERY = 16  # steps; many points at once are looked up faster than a few
 _REFRESHED = 32  # in so many rounds all of the pool is replaced
-_NEAR = 0.03  # largest standard deviation of the noise, field units
+_NEAR = 0.04  # largest standard deviation of the noise, field units
 _PREVIEW = 200  # pixels
 _LAST_RATE = 0.03
 """The learning rate at the end, as a fraction of the first."""
@@ -66,9 +67,9 @@ class SdfTask:
 
     A quarter of the samples lies on the surface, half of them near it, a quarter anywhere in the
     unit box; the loss is the mean absolute percentage error, as in Müller et al. 2022, who sample
-    space less: that leaves more spurious surfaces there. The samples come from a pool, a part of
-    which is replaced now and then. What is near the surface comes from segments that end there: any
-    part of the way along one is a sample.
+    space less: that leaves more spurious surfaces there. Those off the surface come from segments
+    that end on it: any part of the way along one is a sample. They are kept in a pool, a part of
+    which is replaced now and then.
 
     Args:
         settings: fitted ones.
@@ -98,7 +99,8 @@ class SdfTask:
         self._ranks = ranks
         used = kernels.choose(device)
         self.field = SignedDistanceField(settings, used).to(device)
-        self._sampler = SurfaceSampler(reference.vertices, reference.faces)
+        self._sampler = SurfaceSampler(reference.vertices, reference.faces, device)
+        self._on_mesh = not reference.walls and not reference.distance.thickness
         self._generator = torch.Generator(device).manual_seed(settings.seed)
         self._host_generator = torch.Generator().manual_seed(settings.seed)
         self._rate, self._batch = settings.learning_rate, settings.batch
@@ -113,23 +115,23 @@ class SdfTask:
         self._average = optimiser.WeightAverage(self.field)
 
     def _drawn(self, count: int) -> dict[str, torch.Tensor]:
-        """Segments, as ``MeshDistance.segments`` has them, for a pool of ``count``: on the surface,
-        near it and anywhere."""
+        """Segments, as ``MeshDistance.segments`` has them, for a pool of ``count``: near the
+        surface and anywhere; on the surface where that is not the whole mesh."""
         generator = self._host_generator
         near_count, far_count = count * _NEAR_PART // _ALL, count * _FAR_PART // _ALL
-        near = self._sampler(near_count, generator)
-        # at all scales: what is close teaches the surface, what is further off the sign
-        scale = _NEAR * torch.rand(near_count, 1, generator=generator).square()
+        near = self._sampler(near_count, self._generator).cpu()
+        scale = _NEAR * torch.rand(near_count, 1, generator=generator)
         near += scale * torch.randn(near_count, 3, generator=generator)
         anywhere = torch.rand(far_count, 3, generator=generator)
-        on_surface = self._sampler(count - near_count - far_count, generator)
         drawn = {
-            "surface": self._distance.on_surface(on_surface.double().numpy(), self._walls),
             "near": self._distance.segments(near.clamp(0.0, 1.0).numpy(), self._walls),
             "far": self._distance.segments(anywhere.numpy(), self._walls),
         }
-        # the way to the surface would lead them all to where enough samples are
-        drawn["far"][:, 7] = 1.0
+        # near the surface there are enough others
+        drawn["far"][:, 7] = drawn["far"][:, 7].clip(min=_FAR_FROM)
+        if not self._on_mesh:
+            points = self._sampler(count - near_count - far_count, self._generator).cpu()
+            drawn["surface"] = self._distance.on_surface(points.double().numpy())
         return {name: torch.from_numpy(each).to(self._device) for name, each in drawn.items()}
 
     def _refresh(self) -> None:
@@ -139,20 +141,30 @@ class SdfTask:
 
     def _samples(self) -> tuple[torch.Tensor, torch.Tensor]:
         """[N, 3] points and [N] signed distances: a batch."""
+        generator, device = self._generator, self._device
         counts = {"near": self._batch * _NEAR_PART // _ALL, "far": self._batch * _FAR_PART // _ALL}
         counts["surface"] = self._batch - sum(counts.values())
         drawn = []
         for name, pool in self._pool.items():
             if len(pool):
-                choice = torch.randint(
-                    len(pool), (counts[name],), generator=self._generator, device=self._device
+                drawn.append(
+                    pool[
+                        torch.randint(
+                            len(pool), (counts[name],), generator=generator, device=device
+                        )
+                    ]
                 )
-                drawn.append(pool[choice])
         segments = torch.cat(drawn)
         least = segments[:, 7]
-        part = torch.rand(len(segments), generator=self._generator, device=self._device)
-        part = least + (1.0 - least) * part
-        return segments[:, :3] + part[:, None] * segments[:, 3:6], part * segments[:, 6]
+        part = torch.rand(len(segments), generator=generator, device=device)
+        # at all scales: what is close teaches the surface, what is further off the sign
+        part = least + (1.0 - least) * part.square()
+        points = segments[:, :3] + part[:, None] * segments[:, 3:6]
+        distance = part * segments[:, 6]
+        if self._on_mesh:
+            points = torch.cat([points, self._sampler(counts["surface"], generator)])
+            distance = torch.nn.functional.pad(distance, (0, counts["surface"]))
+        return points, distance
 
     def step(self, progress: float) -> Step:
         if self._steps and self._steps % _REFRESH_EVERY == 0:

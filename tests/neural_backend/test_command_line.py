@@ -40,7 +40,7 @@ def ball(tmp_path_factory):
 def trained(ball, tmp_path_factory):
     """A run of a few steps; tests must not change it."""
     run = tmp_path_factory.mktemp("trained") / "run"
-    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=40"]) == 0
+    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=80"]) == 0
     return run
 
 

@@ -62,7 +62,7 @@ def test_walls_within_are_not_learned():
     assert np.abs(signed - (away - 0.25))[away > 0.25].max() < 0.005
     deep = away < 0.24
     assert signed[deep].max() < -0.004
-    surface = found.distance.on_surface(np.array([[0.35, 0.5, 0.5], [0.85, 0.5, 0.5]]), True)
+    surface = found.distance.on_surface(np.array([[0.35, 0.5, 0.5], [0.85, 0.5, 0.5]]))
     assert surface[:, :3] == pytest.approx(np.array([[0.85, 0.5, 0.5]]))
 
 
@@ -88,7 +88,7 @@ def test_what_encloses_nothing_gets_a_thickness():
     half = 0.5 * solid.THICKNESS
     points = np.array([[0.5, 0.5, 0.5], [0.5, 0.5, 0.5 + half], [0.5, 0.5, 0.6]])
     assert found.distance(points) == pytest.approx([-half, 0.0, 0.1 - half], abs=1e-9)
-    surface = found.distance.on_surface(np.array([[0.3, 0.3, 0.5], [0.4, 0.3, 0.5]]), False)
+    surface = found.distance.on_surface(np.array([[0.3, 0.3, 0.5], [0.4, 0.3, 0.5]]))
     assert sorted(np.abs(surface[:, 2] - 0.5)) == pytest.approx([half, half], abs=1e-6)
     segments = found.distance.segments(np.random.default_rng(0).random((2000, 3)), False)
     at = segments[:, :3] + 0.4 * segments[:, 3:6]
