@@ -205,7 +205,7 @@ def test_a_trained_run_holds_its_files(trained):
     kinds = [event.type for event in events(trained)]
     assert kinds[0] == "started"
     assert kinds[-1] == "done"
-    assert json.loads((trained / "metrics.json").read_text())["steps"] == 40
+    assert json.loads((trained / "metrics.json").read_text())["steps"] == 80
     assert imageio.v3.imread(trained / "preview.png").shape[2] == 3
 
 

@@ -14,7 +14,7 @@ from neural_backend.training.fitting import fit
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 USED = {
-    "hash": {"levels", "log2_table_size", "finest"},
+    "hash": {"levels", "log2_table_size", "finest", "coarsest"},
     "gaussian": {"frequencies", "sigma"},
     "positional": {"frequencies"},
     "basic": set(),

@@ -48,12 +48,12 @@ def test_a_hash_field_learns_a_torus(torus):
     centre_of_tube = task.field_from_world @ [7.0, 0.0, -7.0, 1.0]
     point = torch.from_numpy(centre_of_tube[None, :3]).float()
     scale = task.field_from_world[0, 0]
-    assert task.field(point).item() / scale == pytest.approx(-0.7, abs=0.15)
+    assert task.field(point).item() / scale == pytest.approx(-0.7, abs=0.2)
 
 
 def test_fourier_features_learn_a_torus(torus):
     settings = {"encoding": "gaussian", "frequencies": 32, "hidden_layers": 2, "width": 64}
-    task, _ = learn(torus, 300, batch=2048, learning_rate=1e-2, **settings)
+    task, _ = learn(torus, 400, batch=2048, learning_rate=1e-2, **settings)
     assert iou(task, torus) > 0.85
 
 
