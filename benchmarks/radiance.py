@@ -18,7 +18,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import platform
 import shlex
 import subprocess
 import sys
@@ -38,6 +37,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # what is measured is the code beside this file, whatever is installed
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.machine import commit, described  # noqa: E402
 from neural_backend.protocol import BadInput  # noqa: E402
 
 BASELINE = "classic"
@@ -188,7 +188,7 @@ def measure(name: str, data: str, seconds: float, device: str, pixels: int, view
         steps=steps,
         samples_per_second=samples / trained,
         peak_memory=memory,
-        machine=_machine(on),
+        machine=described(on),
     )
 
 
@@ -230,38 +230,6 @@ def peak_memory() -> int | None:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return None
-
-
-def _machine(device: torch.device) -> str:
-    """Processor, cores, device and versions in a line."""
-    import torch
-
-    from neural_backend import devices
-
-    model = platform.processor() or platform.machine()
-    about = pathlib.Path("/proc/cpuinfo")
-    if about.exists():
-        lines = about.read_text().splitlines()
-        model = next(
-            (each.split(": ")[1] for each in lines if each.startswith("model name")), model
-        )
-    gpu = "no GPU" if device.type == "cpu" else devices.name(device)
-    threads = torch.get_num_threads()
-    return (
-        f"{model}, {os.cpu_count()} cores, {threads} threads, {gpu}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
-    )
-
-
-def commit() -> str:
-    """The short hash of the sources; ``+`` behind it where they were changed since."""
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 
 def table(results: dict[str, list[Measured]], absent: dict[str, str]) -> str:
