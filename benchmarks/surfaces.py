@@ -6,7 +6,8 @@
 The dataset has exact passes (``--passes``: it was exported from Blender), the reference is the mesh
 that its views show, in world space. Every contestant trains once for each time that is asked for,
 through the command line. Prints a table for RESULTS.md: the Chamfer distance as a fraction of the
-diagonal of the reference's bounding box, of what the views see of it.
+diagonal of the reference's bounding box, of what the views see of it; and the PSNR of the textured
+mesh, rendered by Blender (``pip install bpy``) from the test views' cameras.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib.util
 import json
 import os
 import pathlib
@@ -22,6 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # what is measured is the code beside this file, whatever is installed
@@ -45,6 +51,7 @@ class Measured:
         normal_error: degrees.
         mesh_seconds: to extract the mesh with a texture, start-up included; None for the baseline.
         peak_memory: bytes, of the training; None where the system does not say.
+        psnr: of the textured mesh from the test cameras, over white, decibels; None without bpy.
     """
 
     name: str
@@ -55,6 +62,7 @@ class Measured:
     components: int
     mesh_seconds: float | None
     peak_memory: int | None
+    psnr: float | None
 
 
 def without_passes(data: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -100,13 +108,51 @@ def fused(data: pathlib.Path, reference: pathlib.Path, mesh: pathlib.Path) -> Me
         topology.components(len(vertices), faces),
         None,
         None,
+        None,
     )
 
 
+def textured_psnr(mesh: pathlib.Path, data: pathlib.Path) -> float | None:
+    """Mean PSNR over the test views of a mesh that Blender renders; None without Blender."""
+    if importlib.util.find_spec("bpy") is None:
+        return None
+    from neural_backend.dataset import transforms
+    from neural_backend.dataset.images import image_size, load_views
+    from neural_backend.training import scores
+
+    images = load_views(transforms.read(data, image_size), "test")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        _blender("mesh_views.py", mesh, data / "transforms.json", folder)
+        for index, view in enumerate(images.views):
+            rendered = _over_white(pathlib.Path(folder) / pathlib.PurePosixPath(view.file).name)
+            found.append(scores.psnr(rendered, images.on_white(images.image(index))))
+    return sum(found) / len(found)
+
+
+def _over_white(path: pathlib.Path) -> torch.Tensor:
+    import torch
+
+    from neural_backend.dataset.colour import over_white
+    from neural_backend.dataset.images import read_image
+
+    return over_white(torch.from_numpy(read_image(path)) / 255.0)
+
+
+def _blender(script: str, *arguments: object) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / script), *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+
+
 def trained(
-    name: str, source: pathlib.Path, reference: pathlib.Path, seconds: float, mesh: pathlib.Path
+    name: str,
+    source: pathlib.Path,
+    data: pathlib.Path,
+    reference: pathlib.Path,
+    seconds: float,
+    mesh: pathlib.Path,
 ) -> Measured:
-    """One of our fields, through the command line."""
+    """One of our fields, through the command line; ``data`` has the views to look at it from."""
     with tempfile.TemporaryDirectory() as scratch:
         run = os.path.join(scratch, "run")
         field = name.partition(" ")[0]
@@ -130,6 +176,7 @@ def trained(
         found["components"],
         mesh_seconds,
         memory,
+        None if field == "sdf" else textured_psnr(mesh, data),
     )
 
 
@@ -154,7 +201,7 @@ def table(results: list[Measured]) -> str:
     """The markdown table; in brackets the Chamfer distance against the baseline's."""
     base = next((each.chamfer for each in results if each.name == BASELINE), None)
     head = "surface", "seconds", "Chamfer, %", "normals, degrees", "boundary edges", "components"
-    lines = [[*head, "mesh and texture, s", "peak memory, GB"]]
+    lines = [[*head, "mesh and texture, s", "peak memory, GB", "textured, dB"]]
     lines.append(["---"] * len(lines[0]))
     for each in results:
         ratio = f" ({each.chamfer / base:.2f}x)" if base and each.name != BASELINE else ""
@@ -170,6 +217,7 @@ def table(results: list[Measured]) -> str:
                 str(each.components),
                 mesh_seconds,
                 memory,
+                "-" if each.psnr is None else f"{each.psnr:.1f}",
             ]
         )
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -206,11 +254,10 @@ def main(arguments: list[str] | None = None) -> None:
                             bare.mkdir()
                             without_passes(options.data, bare)
                         source = bare
-                    results.append(trained(name, source, options.reference, seconds, mesh))
+                    known = source, options.data, options.reference
+                    results.append(trained(name, *known, seconds, mesh))
                 if options.pictures:
-                    draw = [sys.executable, str(ROOT / "benchmarks" / "mesh_picture.py")]
-                    picture = str(folder / f"{stem}.png")
-                    subprocess.run([*draw, str(mesh), picture], check=True, stdout=sys.stderr)
+                    _blender("mesh_picture.py", mesh, folder / f"{stem}.png")
                 if name == BASELINE:  # it knows no time
                     break
     date, sources = datetime.date.today().isoformat(), commit()
