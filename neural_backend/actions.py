@@ -227,7 +227,7 @@ def _traced(run: OpenRun) -> Callable[[torch.Tensor], torch.Tensor] | None:
     signed = _signed_distance(run)
     if signed is None or run.grid is None:
         return signed
-    occupied = run.grid.occupied
+    occupied = run.grid.possible
 
     def distance(points: torch.Tensor) -> torch.Tensor:
         found = signed(points)
