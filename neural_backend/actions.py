@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import progress
+from . import progress, voxels
 from .config import ResultSettings
 from .dataset import images, transforms
 from .dataset.colour import displayed
@@ -24,6 +24,7 @@ from .extraction import (
     mesh_file,
     meshing,
     radiance_surface,
+    radiance_volume,
     sequence,
     surface,
     surface_colors,
@@ -157,6 +158,30 @@ def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, in
         "boundary_edges": topology.boundary_edges(found.faces),
         "components": topology.components(len(found.vertices), found.faces),
     }
+
+
+def volume_file(run_folder: str, output: str, resolution: int) -> int:
+    """Write a run's density and colour as voxels; returns how many hold something or touch it.
+
+    Args:
+        resolution: voxels along the longest side.
+
+    Raises:
+        BadInput: the run cannot be read, its field has no density or is empty, or the file cannot
+            be written.
+    """
+    path = voxels.check_output(output)
+    run = runs.open_run(run_folder)
+    if not isinstance(run.field, RadianceField) or run.grid is None:
+        raise BadInput(
+            f"{run_folder}: a signed distance has no density to make a volume of; extract its mesh"
+        )
+    try:
+        found = radiance_volume.sampled(run.field, run.grid, run.field_from_world, resolution)
+    except BadInput as error:
+        raise BadInput(f"{run_folder}: {error}") from None
+    voxels.write(path, found)
+    return len(found.index)
 
 
 def _volume(run: OpenRun, resolution: int) -> Volume:

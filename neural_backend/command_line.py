@@ -168,6 +168,32 @@ class Render:
 
 
 @dataclasses.dataclass(frozen=True)
+class Volume:
+    """Write a radiance field's density and colour as voxels, of which Blender makes a volume.
+
+    Args:
+        run_folder: the run's folder
+        output: the file to write: .npz
+        resolution: voxels along the longest side of what is there
+    """
+
+    run_folder: _Run
+    output: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    resolution: int = config.ResultSettings.volume_resolution
+
+    def run(self) -> int:
+        problem = config.check(config.ResultSettings(volume_resolution=self.resolution))
+        if problem:
+            raise BadInput(problem.removeprefix("volume_"))
+        from . import actions
+
+        with actions.on_leash():
+            count = actions.volume_file(self.run_folder, self.output, self.resolution)
+        _say(f"{self.output}: {count} voxels")
+        return protocol.EXIT_DONE
+
+
+@dataclasses.dataclass(frozen=True)
 class Doctor:
     """Say whether this Python can train, and what is missing.
 
@@ -240,7 +266,7 @@ class Train:
         return protocol.EXIT_DONE
 
 
-Command = Train | Evaluate | Mesh | Render | Doctor
+Command = Train | Evaluate | Mesh | Render | Volume | Doctor
 
 
 def parse(arguments: list[str]) -> Command:
@@ -273,6 +299,7 @@ def _parse(arguments: list[str], knobs: Any) -> Command:
         Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
         Annotated[Mesh, tyro.conf.subcommand("mesh")],
         Annotated[Render, tyro.conf.subcommand("render")],
+        Annotated[Volume, tyro.conf.subcommand("volume")],
         Annotated[Doctor, tyro.conf.subcommand("doctor")],
     ]
     complaint = io.StringIO()

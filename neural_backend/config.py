@@ -216,6 +216,7 @@ class ResultSettings:
 
     mesh: bool = knob(True, "Extract a mesh and bring it into the scene")
     sequence: bool = knob(True, "Render the field as an image sequence and bring it back")
+    volume: bool = knob(False, "Bring the field into the scene as an OpenVDB volume (nerf, neus)")
     mesh_resolution: int = knob(
         256, "Cells along the longest side of the extracted mesh", unit="cells", low=8, high=1024
     )
@@ -233,6 +234,9 @@ class ResultSettings:
         unit="texels",
         low=0,
         high=4096,
+    )
+    volume_resolution: int = knob(
+        256, "Voxels along the longest side of the volume", unit="voxels", low=8, high=512
     )
     sequence_path: SequencePath = knob(
         "auto",

@@ -14,6 +14,8 @@ from ..neural_backend.protocol import BadInput
 DATASET = "dataset"
 RUN = "run"
 MESH = "mesh.glb"
+VOXELS = "volume.npz"
+VOLUME = "volume-{}.vdb"
 SEQUENCE = "sequence"
 CAMERAS = "sequence_cameras.json"
 GEOMETRY = "geometry.ply"

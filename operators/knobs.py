@@ -27,6 +27,7 @@ LABELS = {
     "mesh_resolution": "Mesh Resolution",
     "mesh_faces": "Faces",
     "mesh_texture": "Texture Size",
+    "volume_resolution": "Volume Resolution",
     "sequence_path": "Camera Path",
     "sequence_frames": "Orbit Frames",
     "log2_table_size": "Table Size (log2)",

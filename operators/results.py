@@ -27,7 +27,7 @@ PICTURE = "neural_fields_picture"
 FIRST_FRAME, FRAMES = "neural_fields_first_frame", "neural_fields_frames"
 """Custom properties of a sequence's image: what an image user of it needs."""
 
-_GRACE = 5.0
+GRACE = 5.0
 _GREY = (0.8, 0.8, 0.8, 1.0)
 
 
@@ -42,7 +42,7 @@ def mesh_steps(
     log = protocol.RunFolder(output / folders.RUN).log
     extracting = Status("Extracting the mesh")
     yield extracting
-    yield from backend.run_steps(program, arguments, log, lambda: extracting, _GRACE)
+    yield from backend.run_steps(program, arguments, log, lambda: extracting, GRACE)
     return file
 
 
@@ -81,7 +81,7 @@ def sequence_steps(
 
     arguments = ["render", str(run), "--cameras", str(cameras), "--output", str(folder)]
     log = protocol.RunFolder(output / folders.RUN).log
-    yield from backend.run_steps(program, arguments, log, look, _GRACE)
+    yield from backend.run_steps(program, arguments, log, look, GRACE)
     return folder
 
 
@@ -158,7 +158,7 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
     if found is None:
         found = bpy.data.objects.new(name, mesh)
         found[MARK] = name
-        _collection(scene).objects.link(found)
+        result_collection(scene).objects.link(found)
     else:
         old: Any = found.data
         found.data = mesh
@@ -167,7 +167,7 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
             bpy.data.meshes.remove(old)
         for material in materials:
             if material.users == 0 and material.get(MARK):
-                _remove_material(material)
+                remove_material(material)
     mesh.name = name
     mesh.materials[0].name = name
     for image in _images(mesh.materials[0]):
@@ -182,7 +182,7 @@ def _images(material: bpy.types.Material) -> list[bpy.types.Image]:
     return [image for image in images if image is not None and image.get(PICTURE)]
 
 
-def _remove_material(material: bpy.types.Material) -> None:
+def remove_material(material: bpy.types.Material) -> None:
     images = _images(material)
     bpy.data.materials.remove(material)
     for image in images:
@@ -224,7 +224,7 @@ def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
     return mesh
 
 
-def _empty_material(name: str) -> bpy.types.Material:
+def empty_material(name: str) -> bpy.types.Material:
     material = bpy.data.materials.new(name)
     material[MARK] = name
     if material.node_tree is None:  # from 5.0 a material always has one
@@ -239,7 +239,7 @@ def _textured_material(name: str, pictures: dict[str, bytes]) -> bpy.types.Mater
     The node ``BAKED_LIGHT`` fades between that, 1, and a surface of these colours in the light of
     the scene that it stands in now, 0. Without a colour texture only the latter is there.
     """
-    material = _empty_material(name)
+    material = empty_material(name)
     nodes, links = material.node_tree.nodes, material.node_tree.links
     result = nodes.new("ShaderNodeOutputMaterial")
     shader = nodes.new("ShaderNodeBsdfPrincipled")
@@ -293,7 +293,7 @@ def _plain_material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Mate
 
     A mesh that brought no colours is ``lit`` by the scene like any other.
     """
-    material = _empty_material(name)
+    material = empty_material(name)
     # the solid view's Material colour
     mean = np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist()
     material.diffuse_color = (*mean, 1.0)  # type: ignore[assignment]
@@ -308,7 +308,7 @@ def _plain_material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Mate
     return material
 
 
-def _collection(scene: bpy.types.Scene) -> bpy.types.Collection:
+def result_collection(scene: bpy.types.Scene) -> bpy.types.Collection:
     for collection in scene.collection.children_recursive:
         if collection.name == COLLECTION or collection.get(MARK):
             return collection
@@ -345,12 +345,7 @@ def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
     frames = [folder / name for name in listed if (folder / name).is_file()]
     if not frames:
         raise BadInput(f"{folder}: holds no frames; render the sequence first")
-    path = str(frames[0])
-    if bpy.data.filepath:
-        try:
-            path = bpy.path.relpath(path)
-        except ValueError:  # another drive
-            path = str(frames[0])
+    path = file_path(frames[0])
     image = next((image for image in bpy.data.images if image.get(MARK) == name), None)
     if image is None:
         image = bpy.data.images.load(path)
@@ -364,6 +359,16 @@ def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
     image[FIRST_FRAME], image[FRAMES] = int(frames[0].stem), len(frames)
     image.reload()
     return image
+
+
+def file_path(file: pathlib.Path) -> str:
+    """A file as a data-block names it: relative to the .blend file where that is possible."""
+    if bpy.data.filepath:
+        try:
+            return bpy.path.relpath(str(file))
+        except ValueError:  # another drive
+            pass
+    return str(file)
 
 
 def run_of(output: pathlib.Path) -> pathlib.Path:
@@ -404,14 +409,14 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
             settings = knobs.settings_of(context.scene)
             output = folders.existing_output(context.scene, self.output)
             file, name = output / folders.MESH, output.name
-            if self.extract or _is_stale(file, output):
+            if self.extract or is_stale(file, output):
                 program = yield from backend.check_steps()
                 yield from mesh_steps(program, output, settings.result)
         imported = import_mesh(scene_of(scene), file, name)
         return f"Imported {imported.name}: {len(imported.data.polygons)} faces"
 
 
-def _is_stale(file: pathlib.Path, output: pathlib.Path) -> bool:
+def is_stale(file: pathlib.Path, output: pathlib.Path) -> bool:
     if not file.is_file():
         return True
     checkpoint = protocol.RunFolder(output / folders.RUN).checkpoint

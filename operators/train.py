@@ -9,7 +9,7 @@ import bpy
 from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
-from . import backend, dataset, folders, geometry, knobs, passes, results, rig
+from . import backend, dataset, folders, geometry, knobs, passes, results, rig, volume
 from .job import JobOperator, Status, Steps
 from .place import Place, place_of
 from .scratch import Scratch
@@ -142,6 +142,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         items=[
             ("MESH", "Mesh", "Extract a mesh and bring it into the scene"),
             ("SEQUENCE", "Sequence", "Render the field as an image sequence"),
+            ("VOLUME", "Volume", "Bring the field into the scene as an OpenVDB volume"),
         ],
         options={"ENUM_FLAG", "SKIP_SAVE"},
         default={"MESH", "SEQUENCE"},
@@ -163,6 +164,12 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         if settings.result.sequence:
             views = yield from results.sequence_views_steps(place, settings)
             results.require_no_strange_frames(output, len(views))
+        if settings.result.volume:
+            volume.openvdb()
+            if settings.training.field == "sdf" and not self.resume:
+                raise BadInput(
+                    "Volume: a signed distance has no density; untick it, or choose another field"
+                )
         program = yield from backend.check_steps(settings.training.device)
         if self.resume:
             source = _trained_on(results.run_of(output), output)
@@ -187,6 +194,9 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         if settings.result.sequence:
             folder = yield from results.sequence_steps(program, output, views)
             brought.append(f"sequence {results.import_sequence(folder, output.name).name}")
+        if settings.result.volume:
+            file = yield from volume.volume_steps(program, output, settings.result)
+            brought.append(volume.import_volume(place.scene, file, output.name).name)
         return _summary(done, brought)
 
     def _overrides(self) -> dict[str, dict[str, Any]]:
@@ -201,6 +211,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
             overrides["result"] = {
                 "mesh": "MESH" in self.results,
                 "sequence": "SEQUENCE" in self.results,
+                "volume": "VOLUME" in self.results,
             }
         return overrides
 
@@ -243,7 +254,11 @@ def _summary(done: protocol.Done | None, brought: list[str]) -> str:
         text += f" for {done.seconds:.0f} s"
         if done.psnr is not None:
             text += f", {done.psnr:.1f} dB"
-    return f"{text}; imported {' and '.join(brought)}" if brought else text
+    return f"{text}; imported {_listed(brought)}" if brought else text
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 CLASSES = (NEURAL_FIELDS_OT_train,)

@@ -176,6 +176,10 @@ class NEURAL_FIELDS_PT_result(_Panel, bpy.types.Panel):
         part.active = result.sequence
         part.prop(result, "sequence_path")
         part.prop(result, "sequence_frames")
+        column.prop(result, "volume")
+        part = column.column()
+        part.active = result.volume
+        part.prop(result, "volume_resolution")
         buttons = column.column(align=True)
         buttons.enabled = _has_run(context.scene)
         props = buttons.operator(
@@ -183,6 +187,10 @@ class NEURAL_FIELDS_PT_result(_Panel, bpy.types.Panel):
         )
         props.extract = True
         buttons.operator("neural_fields.render_sequence", icon="RENDER_ANIMATION")
+        props = buttons.operator(
+            "neural_fields.import_volume", text="Extract Volume Again", icon="VOLUME_DATA"
+        )
+        props.extract = True
 
 
 def _has_run(scene: bpy.types.Scene) -> bool:

@@ -34,6 +34,7 @@ class Fake:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         self.write_glb, self.picture = module.write_glb, module.picture
+        self.write_voxels = module.write_voxels
 
     @property
     def calls(self) -> list[list[str]]:

@@ -21,7 +21,14 @@ def main() -> int:
     command, arguments = sys.argv[1], sys.argv[2:]
     with open(os.environ["FAKE_BACKEND_CALLS"], "a", encoding="utf-8") as file:
         file.write(json.dumps([command, *arguments]) + "\n")
-    return {"doctor": doctor, "train": train, "mesh": mesh, "render": render}[command](arguments)
+    commands = {
+        "doctor": doctor,
+        "train": train,
+        "mesh": mesh,
+        "render": render,
+        "volume": volume,
+    }
+    return commands[command](arguments)
 
 
 def doctor(arguments: list[str]) -> int:
@@ -153,6 +160,31 @@ def render(arguments: list[str]) -> int:
     for frame in cameras["frames"]:
         (folder / frame["file_path"]).write_bytes(picture())
     return 0
+
+
+def volume(arguments: list[str]) -> int:
+    write_voxels(pathlib.Path(arguments[arguments.index("--output") + 1]))
+    return 0
+
+
+def write_voxels(path: pathlib.Path, edge: float = 0.1, density: float = 2.0) -> None:
+    """Orange voxels, 8 x 16 x 24, and a layer around them that is empty. A quarter turn about z
+    takes them into the world, where the layer's corner is at (1, 2, 0)."""
+    import numpy as np
+
+    shape = (10, 18, 26)
+    index = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).reshape(-1, 3)
+    inside = ((index > 0) & (index < np.array(shape) - 1)).all(1)
+    matrix = np.eye(4)
+    matrix[:3, :3] = edge * np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    matrix[:3, 3] = np.array([1.0, 2.0, 0.0]) + matrix[:3, :3] @ [0.5, 0.5, 0.5]
+    np.savez(
+        path,
+        index=index.astype("u2"),
+        density=np.where(inside, density, 0.0).astype("f2"),
+        color=np.tile(np.array([0.8, 0.4, 0.1], "f2"), (len(index), 1)),
+        world_from_index=matrix,
+    )
 
 
 def picture(rows: Sequence[Sequence[Sequence[int]]] = (((255, 0, 0),),)) -> bytes:

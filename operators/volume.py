@@ -1,0 +1,227 @@
+"""The field as a volume: an OpenVDB file, and the object that shows it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+from typing import Any
+
+import bpy
+import numpy as np
+
+from ..neural_backend import config, protocol, voxels
+from ..neural_backend.protocol import BadInput
+from ..neural_backend.voxels import Voxels
+from . import backend, folders, knobs, results
+from .job import JobOperator, Status, Steps
+from .place import scene_of
+from .results import MARK
+from .scratch import results_of
+
+DENSITY, COLOUR = "density", "color"
+"""Names of the grids, which renderers know."""
+
+_MODULES = ("openvdb", "pyopenvdb")  # the latter before 4.4
+_BLOCK = 64  # voxels along the edge of what is handed over at a time
+_CLIPPING = 1e-3  # per edge of a voxel
+
+
+def openvdb() -> Any:
+    """The module that this Blender brings for writing volumes.
+
+    Raises:
+        BadInput: it brings none.
+    """
+    own = pathlib.Path(bpy.utils.resource_path("LOCAL"), "python")
+    for name in _MODULES:
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            # Blender as a Python module has it in a folder that Python does not look into
+            bundled = map(str, own.glob("lib/**/site-packages"))
+            spec = importlib.machinery.PathFinder.find_spec(name, [*bundled])
+        if name not in sys.modules and spec is not None and spec.loader is not None:
+            sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[name])
+        if name in sys.modules:
+            return sys.modules[name]
+    raise BadInput(
+        "this build of Blender has no openvdb module for Python, which writes volumes; take one "
+        "from blender.org, or leave the volume out"
+    )
+
+
+def volume_steps(
+    program: str, output: pathlib.Path, settings: config.ResultSettings
+) -> Steps[pathlib.Path]:
+    """Let the backend sample the run's field; returns the file with its voxels.
+
+    Raises:
+        BadInput: the backend fails.
+    """
+    file = output / folders.VOXELS
+    arguments = ["volume", str(results.run_of(output)), "--output", str(file)]
+    arguments += ["--resolution", str(settings.volume_resolution)]
+    log = protocol.RunFolder(output / folders.RUN).log
+    sampling = Status("Sampling the volume")
+    yield sampling
+    yield from backend.run_steps(program, arguments, log, lambda: sampling, results.GRACE)
+    return file
+
+
+def converted(file: pathlib.Path) -> pathlib.Path:
+    """The OpenVDB file of a file of voxels, beside it; written where it is not there yet.
+
+    Blender reads a file once a session, whatever becomes of it. So other voxels have a file of
+    another name; the former one is removed.
+
+    Raises:
+        BadInput: the voxels cannot be read, this Blender cannot write volumes, or the file cannot
+            be written.
+    """
+    found = voxels.read(file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    path = file.with_name(folders.VOLUME.format(digest))
+    if not path.is_file():
+        write(path, found)
+    for former in file.parent.glob(folders.VOLUME.format("[0-9a-f]" * 8)):
+        if former != path:
+            with contextlib.suppress(OSError):  # it may be in use
+                former.unlink()
+    return path
+
+
+def write(path: pathlib.Path, found: Voxels) -> None:
+    """Write voxels as OpenVDB grids: ``density`` per scene unit, and ``color``.
+
+    Raises:
+        BadInput: this Blender cannot write volumes, or the file cannot be written.
+    """
+    vdb = openvdb()
+    density, color = vdb.FloatGrid(), vdb.Vec3SGrid()
+    density.name, color.name = DENSITY, COLOUR
+    density.gridClass = vdb.GridClass.FOG_VOLUME
+    for grid in (density, color):
+        # OpenVDB's points are rows
+        grid.transform = vdb.createLinearTransform(found.world_from_index.T.tolist())
+    edge = float(np.linalg.norm(found.world_from_index[:3, 0]))
+    block = found.index // _BLOCK
+    order = np.lexsort(block.T)
+    changes = np.diff(block[order], axis=0).any(1).nonzero()[0] + 1
+    for part in np.split(order, changes):
+        first = block[part[0]].astype(int) * _BLOCK
+        place = tuple((found.index[part] - first).T)
+        for grid, values in ((density, found.density / np.float32(edge)), (color, found.color)):
+            dense = np.zeros((_BLOCK, _BLOCK, _BLOCK, *values.shape[1:]), np.float32)
+            dense[place] = values[part]
+            grid.copyFromArray(dense, ijk=tuple(first.tolist()))
+    try:
+        protocol.write_whole(path, lambda beside: vdb.write(str(beside), grids=[density, color]))
+    except (OSError, RuntimeError) as error:
+        reason = protocol.first_line(error)
+        raise BadInput(f"{path}: cannot be written ({reason}); choose another Output") from None
+
+
+def import_volume(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:
+    """Bring voxels that the backend wrote into a scene, where these say.
+
+    The object is named after ``name`` and stands in the scene's collection "Neural Fields". Where
+    an earlier import of the same name is, its volume is replaced and its placement kept.
+
+    Raises:
+        BadInput: see ``converted``.
+    """
+    data = bpy.data.volumes.new(name)
+    try:
+        path = converted(file)
+        data.filepath = results.file_path(path)
+        if not data.grids.load() or not {DENSITY, COLOUR} <= {grid.name for grid in data.grids}:
+            raise BadInput(f"{path}: Blender cannot read it; remove it and import the volume again")
+    except BadInput:
+        bpy.data.volumes.remove(data)
+        raise
+    edge = float(np.linalg.norm(np.array(data.grids[DENSITY].matrix_object)[:3, 0]))
+    # by default what is thin in a scene unit is left out, and half floats end at 65504
+    data.render.clipping = min(_CLIPPING / edge, 1.0)
+    data.render.precision = "FULL"
+    data.materials.append(_material(name))
+    earlier = (item for item in results_of(scene.objects) if item[MARK] == name)
+    found = next((item for item in earlier if item.type == "VOLUME"), None)
+    if found is None:
+        found = bpy.data.objects.new(f"{name} volume", data)
+        found[MARK] = name
+        results.result_collection(scene).objects.link(found)
+        return found
+    old: Any = found.data
+    found.data = data
+    materials = [material for material in old.materials if material is not None]
+    if old.users == 0:
+        bpy.data.volumes.remove(old)
+    for material in materials:
+        if material.users == 0 and material.get(MARK):
+            results.remove_material(material)
+    data.name = data.materials[0].name = name
+    return found
+
+
+def _material(name: str) -> bpy.types.Material:
+    """Absorbs light by the density, and emits the colour as much: the field's own rendering.
+
+    The light of the scene is in the colours already.
+    """
+    material = results.empty_material(name)
+    nodes, links = material.node_tree.nodes, material.node_tree.links
+    density, color = (nodes.new("ShaderNodeAttribute") for _ in range(2))
+    density.attribute_name, color.attribute_name = DENSITY, COLOUR
+    absorption, emission = (
+        nodes.new("ShaderNodeVolumeAbsorption"),
+        nodes.new("ShaderNodeEmission"),
+    )
+    absorption.inputs["Color"].default_value = (0.0, 0.0, 0.0, 1.0)
+    both = nodes.new("ShaderNodeAddShader")
+    result = nodes.new("ShaderNodeOutputMaterial")
+    links.new(density.outputs["Fac"], absorption.inputs["Density"])
+    links.new(density.outputs["Fac"], emission.inputs["Strength"])
+    links.new(color.outputs["Color"], emission.inputs["Color"])
+    links.new(absorption.outputs[0], both.inputs[0])
+    links.new(emission.outputs[0], both.inputs[1])
+    links.new(both.outputs[0], result.inputs["Volume"])
+    for column, rows in enumerate(((density, color), (absorption, emission), (both,), (result,))):
+        for row, node in enumerate(rows):
+            node.location = (250 * column, -250 * row)
+    return material
+
+
+class NEURAL_FIELDS_OT_import_volume(JobOperator, bpy.types.Operator):
+    """Bring the trained field's volume into the scene, sampling it first where needed"""
+
+    bl_idname = "neural_fields.import_volume"
+    bl_label = "Import Volume"
+    bl_options = {"UNDO"}
+
+    output: knobs.output_property("Folder of the run and the results.")
+    extract: bpy.props.BoolProperty(
+        name="Extract",
+        description="Sample the volume from the run also where one is there already",
+        default=False,
+        options={"SKIP_SAVE"},
+    )
+
+    def steps(self, context: bpy.types.Context) -> Steps[str]:
+        scene = context.scene.name
+        settings = knobs.settings_of(context.scene)
+        output = folders.existing_output(context.scene, self.output)
+        file = output / folders.VOXELS
+        openvdb()
+        if self.extract or results.is_stale(file, output):
+            results.run_of(output)
+            program = yield from backend.check_steps()
+            yield from volume_steps(program, output, settings.result)
+        imported = import_volume(scene_of(scene), file, output.name)
+        return f"Imported {imported.name}"
+
+
+CLASSES = (NEURAL_FIELDS_OT_import_volume,)
