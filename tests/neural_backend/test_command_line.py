@@ -75,6 +75,8 @@ def events(run):
         (["mesh", "x", "--output", "a.glb", "--resolution", "7"], "resolution"),
         (["mesh", "x", "--output", "a.glb", "--texture", "5000"], "texture is 5000"),
         (["evaluate", "x", "--views", "-1"], "views"),
+        (["volume", "x", "--output", "a.npz", "--resolution", "7"], "resolution is 7"),
+        (["volume", "x", "--output", "a.vdb"], "end it in .npz"),
     ],
 )
 def test_wrong_arguments_are_told_in_one_line(capsys, arguments, said):
