@@ -7,7 +7,7 @@ import pytest
 import torch
 import trimesh
 
-from neural_backend import actions, protocol
+from neural_backend import actions, protocol, voxels
 from neural_backend.config import ResultSettings, TrainingSettings
 from neural_backend.dataset import exr, transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
@@ -257,3 +257,8 @@ def test_a_run_is_measured_meshed_and_rendered(scene, tmp_path):
     assert np.abs(depth[both, 0] - true_depth[both]).mean() < 0.5 * RADIUS
     towards = (normal @ scene.views[0].world_from_camera[:3, :3])[both]
     assert (towards[:, 2] > 0.0).mean() > 0.9
+    assert actions.volume_file(folder, str(tmp_path / "volume.npz"), 24) > 1000
+    found = voxels.read(tmp_path / "volume.npz")
+    middle = found.index[found.density > 1.0].mean(0) @ found.world_from_index[:3, :3].T
+    middle += found.world_from_index[:3, 3]
+    assert np.abs(middle - (CENTRE - [0, 0, RADIUS / 2])).max() < 0.2
