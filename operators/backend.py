@@ -26,7 +26,7 @@ GRACE = 20.0
 _LAST_GRACE = 3.0
 """The same where Blender itself is about to close, and waits."""
 
-_DOCTOR_TIMEOUT = 120.0
+_DOCTOR_TIMEOUT = 300.0
 
 # what belongs to Blender's own Python and colours would break another one's
 _NOT_FOR_CHILDREN = (

@@ -56,7 +56,7 @@ def test_what_fails_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_compiled_loops_are_kept_in_the_users_cache(tmp_path: pathlib.Path) -> None:
-    """In a folder of their own; where it cannot be made, numba chooses."""
+    """In a folder for each version of them; where it cannot be made, numba chooses."""
     code = "from neural_backend.kernels import cpu_loops\nprint(cpu_loops.numba.config.CACHE_DIR)"
     (tmp_path / "file").touch()
     for cache, kept in ((tmp_path, "numba"), (tmp_path / "file", "")):
@@ -70,7 +70,9 @@ def test_compiled_loops_are_kept_in_the_users_cache(tmp_path: pathlib.Path) -> N
             text=True,
             check=True,
         )
-        assert pathlib.PurePath(done.stdout.strip()).name == kept
+        folder = pathlib.PurePath(done.stdout.strip())
+        assert folder.parent.name == kept
+        assert len(folder.name) == (16 if kept else 0)
 
 
 def test_torch_keeps_its_threads() -> None:
