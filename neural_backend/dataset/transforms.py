@@ -133,6 +133,7 @@ class Dataset:
         focus: [2, 3] the box that deserves the detail where opaque images show all that lies
             around it too; the bounds where None.
         depth_unit: scene units that a depth of 1 in the files stands for.
+        missing_passes: like ``missing``, of the views' passes.
     """
 
     folder: pathlib.Path
@@ -141,6 +142,7 @@ class Dataset:
     missing: tuple[str, ...] = ()
     focus: Matrix | None = None
     depth_unit: float = 1.0
+    missing_passes: tuple[str, ...] = ()
 
     @property
     def field_from_world(self) -> Matrix:
@@ -307,10 +309,11 @@ def read(
                 siblings[file] = name
     views: list[View] = []
     missing: list[str] = []
+    missing_passes: list[str] = []
     contents = {}
     for file in siblings or [path]:
         content = contents[file] = _load(file)
-        found, lost = _views(file, content, siblings.get(file), image_size, images)
+        found, lost = _views(file, content, siblings.get(file), image_size, images, missing_passes)
         views += found
         missing += lost
     if not views:
@@ -321,7 +324,8 @@ def read(
         views = _divided(views)
     bounds, focus = _bounds(path, first, views)
     unit = _depth_unit(path, first)
-    return Dataset(path.parent, tuple(views), bounds, tuple(missing), focus, unit)
+    lost_passes = tuple(missing_passes)
+    return Dataset(path.parent, tuple(views), bounds, tuple(missing), focus, unit, lost_passes)
 
 
 def _divided(views: list[View]) -> list[View]:
@@ -366,6 +370,7 @@ def _views(
     split: Split | None,
     image_size: ImageSize | None,
     images: bool,
+    missing_passes: list[str],
 ) -> tuple[list[View], list[str]]:
     splits = _splits_by_file(content)
     views, missing = [], []
@@ -384,7 +389,9 @@ def _views(
             missing.append(name)
             continue
         intrinsics = _intrinsics(content, frame, where, path.parent / file, image_size, images)
-        passes = _passes(path.parent, content, frame, where) if images else {}
+        told = _passes(content, frame, where) if images else {}
+        passes = {kind: file for kind, file in told.items() if _is_there(path.parent, file)}
+        missing_passes += [file for kind, file in told.items() if kind not in passes]
         views.append(View(file, pose, intrinsics, split or splits.get(name, "train"), **passes))
     return views, missing
 
@@ -409,10 +416,8 @@ def _image(folder: pathlib.Path, name: str) -> str | None:
     return None
 
 
-def _passes(
-    folder: pathlib.Path, content: dict[str, Any], frame: dict[str, Any], where: str
-) -> dict[str, Any]:
-    """The pass files that a frame lists and that are there, by a view's name for them."""
+def _passes(content: dict[str, Any], frame: dict[str, Any], where: str) -> dict[str, Any]:
+    """The pass files that a frame lists, by a view's name for them."""
     found = {}
     for name, key in _PASSES.items():
         file = frame.get(key)
@@ -420,10 +425,14 @@ def _passes(
             continue
         if not isinstance(file, str) or not file or "\0" in file:
             raise BadInput(f"{where}.{key}: {file!r}; give a file beside the json")
-        with contextlib.suppress(OSError):  # a name that no file can have
-            if (folder / file).is_file():
-                found[name] = file
+        found[name] = file
     return found
+
+
+def _is_there(folder: pathlib.Path, file: str) -> bool:
+    with contextlib.suppress(OSError):  # a name that no file can have
+        return (folder / file).is_file()
+    return False
 
 
 def _is_told(name: str, content: dict[str, Any]) -> bool:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from ..config import ResultSettings
+from ..protocol import BadInput
 from . import decimation, marching_cubes, surface, texture
 from .mesh_file import Mesh
 from .surface import Volume
 
 _FACES, _TEXTURED_FACES = 300_000, 50_000
 """Faces at most where none are asked for: vertices carry colours, a texture does not need them."""
+
+_FEWEST_FACES, _FEWEST_TEXELS = 4, 16
 
 
 def meshed(volume: Volume, settings: ResultSettings) -> Mesh:
@@ -23,9 +26,15 @@ def meshed(volume: Volume, settings: ResultSettings) -> Mesh:
         settings: resolution, faces and texture of the mesh.
 
     Raises:
-        BadInput: there is no surface.
+        BadInput: there is no surface, or none has so few faces or texels.
     """
     size = settings.mesh_texture
+    if 0 < settings.mesh_faces < _FEWEST_FACES:
+        raise BadInput(
+            f"faces is {settings.mesh_faces}: a closed mesh has at least {_FEWEST_FACES}"
+        )
+    if 0 < size < _FEWEST_TEXELS:
+        raise BadInput(f"texture is {size}: give at least {_FEWEST_TEXELS}, or 0 for none")
     vertices, faces, cell = marching_cubes.extract(volume, settings.mesh_resolution)
     most = settings.mesh_faces or (_TEXTURED_FACES if size else _FACES)
     if len(faces) > most:

@@ -89,6 +89,13 @@ class NeusTask(NerfTask):
         step = STEP * step_length(self._cameras, self._settings)
         hull = visual_hull(self._images, self._cameras, RESOLUTION)
         hull = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
+        if lost := self._dataset.missing_passes:
+            self._emit(
+                protocol.Warning(
+                    f"{len(lost)} depth or normal files that the json lists are missing, the first "
+                    f"is {lost[0]}; the surface is led by the others"
+                )
+            )
         if any(view.depth for view in self._images.views):
             self._seen = SeenSurfaces(self._dataset, self._images, self._cameras)
             left = hull & ~self._seen.in_front(hull)

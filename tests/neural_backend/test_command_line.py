@@ -481,6 +481,12 @@ def test_mesh_has_as_many_faces_and_texels_as_asked_for(capsys, tmp_path, traine
     assert read.visual.material.normalTexture.size == (64, 64)
 
 
+@pytest.mark.parametrize(("flag", "said"), [("--faces", "at least 4"), ("--texture", "least 16")])
+def test_a_mesh_of_hardly_anything_is_refused(capsys, tmp_path, trained, flag, said):
+    arguments = ["--output", tmp_path / "a.glb", "--resolution", "16", flag, "3"]
+    assert said in refused(capsys, "mesh", trained, *arguments)
+
+
 def test_render_writes_a_picture_a_camera(tmp_path, trained):
     pose = np.eye(4)
     pose[:3, 3] = (10.0, -5.0, 14.0)  # above the ball, looking down

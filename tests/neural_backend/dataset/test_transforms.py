@@ -356,3 +356,11 @@ def test_no_json_and_no_folder(tmp_path):
         transforms.read(tmp_path)
     with pytest.raises(BadInput, match="no such file"):
         transforms.read(tmp_path / "gone" / "transforms.json")
+
+
+def test_passes_that_are_absent_are_counted(tmp_path):
+    listed = frame(depth_file_path="depth/a.exr", normal_file_path="normal/a.exr")
+    own = {"depth": {"distance": "planar", "unit": 1.0}, "normal": {"space": "world"}}
+    read_back = read(tmp_path, GOOD | {"neural_fields": own, "frames": [listed]})
+    assert read_back.views[0].depth is None
+    assert read_back.missing_passes == ("depth/a.exr", "normal/a.exr")
