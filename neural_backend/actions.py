@@ -145,7 +145,7 @@ def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, in
         BadInput: the run or the views of its field cannot be read, it has no surface, or the file
             cannot be written.
     """
-    path = mesh_file.check_output(output)
+    path = mesh_file.check_output(output, settings.mesh_texture > 0)
     run = runs.open_run(run_folder)
     try:
         found = meshing.meshed(_volume(run, settings.mesh_resolution), settings)

@@ -20,6 +20,7 @@ _TYPES = (np.dtype("<u4"), np.dtype("<f2"), np.dtype("<f4"))
 _LINES = {0: 1, 2: 1, 3: 16}
 """Scan lines a chunk, by compression: none, zip of one line, zip of sixteen."""
 _ZIP = 3
+_SOFTWARE = "software"
 _LARGEST = 2**30  # pixels
 
 
@@ -41,8 +42,13 @@ def read_channels(path: pathlib.Path) -> dict[str, npt.NDArray]:
     return {name: rows[name] for name in rows.dtype.names or ()}
 
 
-def write(path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]]) -> None:
+def write(
+    path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]], software: str = ""
+) -> None:
     """Write channels [H, W] with ZIP compression: float16 as such, all others as float32.
+
+    Args:
+        software: what wrote them, kept in the header; nothing is said where it is empty.
 
     Raises:
         OSError: cannot be written.
@@ -59,7 +65,7 @@ def write(path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]]) -> 
         for name, kind in zip(names, kinds, strict=True)
     )
     box = struct.pack("<4i", 0, 0, width - 1, height - 1)
-    attributes = (
+    attributes = [
         ("channels", "chlist", listed + b"\0"),
         ("compression", "compression", bytes([_ZIP])),
         ("dataWindow", "box2i", box),
@@ -68,7 +74,9 @@ def write(path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]]) -> 
         ("pixelAspectRatio", "float", struct.pack("<f", 1.0)),
         ("screenWindowCenter", "v2f", struct.pack("<2f", 0.0, 0.0)),
         ("screenWindowWidth", "float", struct.pack("<f", 1.0)),
-    )
+    ]
+    if software:
+        attributes.append((_SOFTWARE, "string", software.encode()))
     header = struct.pack("<ii", _MAGIC, 2)
     for name, kind, value in attributes:
         header += _name(name) + _name(kind) + struct.pack("<i", len(value)) + value
@@ -81,15 +89,21 @@ def write(path: pathlib.Path, channels: dict[str, npt.NDArray[np.floating]]) -> 
     path.write_bytes(header + starts.astype("<u8").tobytes() + b"".join(chunks))
 
 
-def write_depth(path: pathlib.Path, depth: npt.NDArray[np.floating]) -> None:
-    """Write a dataset's depth [H, W]; raises as ``write``."""
-    write(path, {"Y": depth})
+def write_depth(path: pathlib.Path, depth: npt.NDArray[np.floating], software: str = "") -> None:
+    """Write a dataset's depth [H, W]; takes and raises what ``write`` does."""
+    write(path, {"Y": depth}, software)
 
 
-def write_normal(path: pathlib.Path, normal: npt.NDArray[np.floating]) -> None:
-    """Write a dataset's normals [H, W, 3]; raises as ``write``."""
+def write_normal(path: pathlib.Path, normal: npt.NDArray[np.floating], software: str = "") -> None:
+    """Write a dataset's normals [H, W, 3]; takes and raises what ``write`` does."""
     channels = np.moveaxis(normal.astype(np.float16), -1, 0)
-    write(path, dict(zip("RGB", channels, strict=True)))
+    write(path, dict(zip("RGB", channels, strict=True)), software)
+
+
+def software(path: pathlib.Path) -> str:
+    """What an image says it was written by, empty if nothing; raises what ``read`` raises."""
+    said = _checked(_header, path.read_bytes())[0].get(_SOFTWARE, b"")
+    return said.decode("utf-8", "replace")
 
 
 def size(path: pathlib.Path) -> tuple[int, int]:
@@ -137,12 +151,7 @@ def _checked(decode: Callable[[bytes], T], data: bytes) -> T:
 
 
 def _layout(data: bytes) -> _Layout:
-    magic, version = struct.unpack_from("<ii", data)
-    if magic != _MAGIC:
-        raise ValueError("not an OpenEXR image")
-    if version & (_TILED | _DEEP | _MULTIPART):
-        raise ValueError("tiled, deep and multi-part OpenEXR are not read; save scan lines")
-    header, at = _header(data, 8)
+    header, at = _header(data)
     compression = header["compression"][0]
     if compression not in _LINES:
         raise ValueError("save OpenEXR with ZIP compression or none")
@@ -190,9 +199,14 @@ def _decode(data: bytes) -> npt.NDArray[np.floating]:
     return np.stack([rows[name] for name in names], -1, dtype="f2" if halves else "f4")
 
 
-def _header(data: bytes, at: int) -> tuple[dict[str, bytes], int]:
+def _header(data: bytes) -> tuple[dict[str, bytes], int]:
     """The attributes by name, and where the header ends."""
-    attributes = {}
+    magic, version = struct.unpack_from("<ii", data)
+    if magic != _MAGIC:
+        raise ValueError("not an OpenEXR image")
+    if version & (_TILED | _DEEP | _MULTIPART):
+        raise ValueError("tiled, deep and multi-part OpenEXR are not read; save scan lines")
+    attributes, at = {}, 8
     while data[at]:
         name, at = _text(data, at)
         _, at = _text(data, at)

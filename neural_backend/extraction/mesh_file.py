@@ -7,13 +7,12 @@ import io
 import os
 import pathlib
 
-import imageio.v3
 import numpy as np
 import numpy.typing as npt
 import trimesh
 
 from ..protocol import BadInput, first_line, write_whole
-from . import gltf
+from . import gltf, own_files
 from .texture import Texture
 
 WRITTEN = (".glb", ".ply", ".obj")
@@ -56,11 +55,12 @@ def linear_from_srgb(color: npt.NDArray) -> npt.NDArray:
     return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
 
 
-def check_output(path: str | os.PathLike[str]) -> pathlib.Path:
+def check_output(path: str | os.PathLike[str], textured: bool = False) -> pathlib.Path:
     """The path of a mesh to be written.
 
     Raises:
-        BadInput: its suffix is unknown or its folder cannot be made.
+        BadInput: its suffix is unknown, its folder cannot be made, or in the place of one of the
+            files beside a ``textured`` one stands a file that is not of our making.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() not in WRITTEN:
@@ -71,6 +71,8 @@ def check_output(path: str | os.PathLike[str]) -> pathlib.Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"{path.parent}: cannot be made ({error}); choose another folder") from None
+    if textured:
+        own_files.refuse_strangers(_beside(path))
     return path
 
 
@@ -83,9 +85,9 @@ def write(path: str | os.PathLike[str], mesh: Mesh) -> None:
     and what an obj says about them in ``<name>.mtl``.
 
     Raises:
-        BadInput: the suffix is unknown, or a file cannot be written.
+        BadInput: see ``check_output``; or a file cannot be written.
     """
-    path = check_output(path)
+    path = check_output(path, mesh.texture is not None)
     suffix = path.suffix.lower()
     files: dict[pathlib.Path, bytes] = {}
     if mesh.texture is not None and suffix != ".glb":
@@ -110,7 +112,18 @@ def write(path: str | os.PathLike[str], mesh: Mesh) -> None:
 
 def png(picture: npt.NDArray[np.uint8]) -> bytes:
     """A picture [H, W, 3] as the bytes of a PNG."""
-    return imageio.v3.imwrite("<bytes>", picture, extension=".png", compress_level=_COMPRESSION)
+    data = io.BytesIO()
+    own_files.save_png(data, picture, _COMPRESSION)
+    return data.getvalue()
+
+
+def _beside(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files that lie beside a textured mesh."""
+    suffix = path.suffix.lower()
+    if suffix == ".glb":
+        return []
+    pictures = [path.with_name(name) for name in _picture_names(path)]
+    return [*pictures, path.with_suffix(".mtl")] if suffix == ".obj" else pictures
 
 
 def _picture_names(path: pathlib.Path) -> tuple[str, str]:
@@ -167,9 +180,9 @@ def _ply(mesh: Mesh, path: pathlib.Path) -> bytes:
 
 def _mtl(path: pathlib.Path, texture: Texture) -> bytes:
     color, normal = _picture_names(path)
-    lines = ["newmtl field", "Kd 0.8 0.8 0.8", "Ks 0 0 0", "illum 1"]
+    lines = [own_files.MTL_HEADER, "newmtl field", "Kd 0.8 0.8 0.8", "Ks 0 0 0", "illum 1"]
     if texture.color is not None:
-        lines[1:2] = ["Kd 1 1 1", f"map_Kd {color}"]
+        lines[2:3] = ["Kd 1 1 1", f"map_Kd {color}"]
     lines.append(f"norm {normal}")
     return ("\n".join(lines) + "\n").encode()
 

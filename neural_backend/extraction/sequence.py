@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
 import os
 import pathlib
 import re
@@ -10,15 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
-import PIL.Image
-import PIL.PngImagePlugin
 
 from ..dataset import exr
 from ..dataset.transforms import View
 from ..protocol import BadInput, write_whole
-
-_MAKER = ("Software", "Neural Fields")
-"""What our pictures say of themselves."""
+from . import own_files
 
 Render = Callable[[View], npt.NDArray]
 RenderPasses = Callable[[View], tuple[npt.NDArray, npt.NDArray]]
@@ -49,59 +45,29 @@ def write(
             does in the folders ``depth`` and ``normal``, as in a dataset (``dataset.passes``).
 
     Raises:
-        BadInput: the folder or a file cannot be written, or a picture stands in the way that is
-            not of our making.
+        BadInput: the folder or a file cannot be written, or a file stands in the way that is not
+            of our making.
     """
     views = list(views)
     folder = pathlib.Path(folder)
-    _refuse_strangers(folder, names(views))
+    pictures = [folder / name for name in names(views)]
+    kinds = ("depth", "normal") if passes else ()
+    beside = [[folder / kind / f"{file.stem}.exr" for kind in kinds] for file in pictures]
     try:
+        own_files.refuse_strangers([*pictures, *itertools.chain.from_iterable(beside)])
         folder.mkdir(parents=True, exist_ok=True)
-        for kind in ("depth", "normal") if passes else ():
+        for kind in kinds:
             (folder / kind).mkdir(exist_ok=True)
-        for view, name in zip(views, names(views), strict=True):
+        for view, file, files in zip(views, pictures, beside, strict=True):
             picture = render(view)
             if passes:
-                file = pathlib.Path(name).with_suffix(".exr")
-                depth, normal = passes(view)
-                write_whole(
-                    folder / "depth" / file, functools.partial(exr.write_depth, depth=depth)
-                )
-                write_whole(
-                    folder / "normal" / file, functools.partial(exr.write_normal, normal=normal)
-                )
+                writers = (exr.write_depth, exr.write_normal)
+                for path, save, values in zip(files, writers, passes(view), strict=True):
+                    write_whole(path, lambda to, save=save, v=values: save(to, v, own_files.MAKER))
             pixels = np.round(np.clip(picture, 0.0, 1.0) * 255.0).astype(np.uint8)
-            write_whole(folder / name, _writer(pixels))
-            yield folder / name
+            write_whole(file, lambda to, pixels=pixels: own_files.save_png(to, pixels))
+            yield file
     except OSError as error:
         raise BadInput(
             f"{folder}: cannot be written ({error}); free some space or choose another folder"
         ) from None
-
-
-def _writer(pixels: npt.NDArray[np.uint8]) -> Callable[[pathlib.Path], None]:
-    said = PIL.PngImagePlugin.PngInfo()
-    said.add_text(*_MAKER)
-    return lambda beside: PIL.Image.fromarray(pixels).save(beside, pnginfo=said)
-
-
-def _refuse_strangers(folder: pathlib.Path, pictures: Iterable[str]) -> None:
-    """Make sure that only pictures which ``write`` has made are replaced.
-
-    Raises:
-        BadInput: there are others.
-    """
-    key, maker = _MAKER
-    for name in pictures:
-        if not (folder / name).exists():
-            continue
-        try:
-            with PIL.Image.open(folder / name) as image:
-                ours = image.info.get(key) == maker
-        except Exception:  # whatever it is, it is not ours
-            ours = False
-        if not ours:
-            raise BadInput(
-                f"{folder}: holds {name}, which Neural Fields did not write and would replace; "
-                "choose another folder"
-            )

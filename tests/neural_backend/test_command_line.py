@@ -17,7 +17,7 @@ import torch
 import trimesh
 
 from neural_backend import command_line, config, protocol
-from neural_backend.dataset import passes, transforms
+from neural_backend.dataset import exr, passes, transforms
 from neural_backend.dataset.transforms import Intrinsics, View
 from neural_backend.training import checkpoint, fitting, memory
 from neural_backend.training import run as runs
@@ -522,6 +522,29 @@ def test_render_writes_passes_as_a_dataset_has_them(tmp_path, trained):
     np.testing.assert_array_equal(picture[..., 3] > 0, seen)
     assert seen[2:7, 4].all()
     assert not seen[0].any()
+
+
+def test_a_dataset_s_own_passes_are_not_rendered_over(capsys, tmp_path, trained):
+    """Its folder is no place for a sequence from its cameras."""
+    intrinsics = Intrinsics(9, 9, 9.0, 9.0, 4.5, 4.5)
+    view = View("images/1.png", np.eye(4), intrinsics, depth="depth/1.exr", normal="normal/1.exr")
+    (tmp_path / "depth").mkdir()
+    exr.write_depth(tmp_path / "depth" / "1.exr", np.ones((9, 9)))
+    before = (tmp_path / "depth" / "1.exr").read_bytes()
+    transforms.write(transforms.Dataset(tmp_path, (view,), np.array([[0.0] * 3, [1.0] * 3])))
+    arguments = ["--cameras", tmp_path / "transforms.json", "--output", tmp_path, "--passes"]
+    line = refused(capsys, "render", trained, *arguments)
+    assert "depth: holds 1.exr, which Neural Fields did not write" in line
+    assert (tmp_path / "depth" / "1.exr").read_bytes() == before
+    assert not (tmp_path / "1.png").exists()
+
+
+def test_files_of_others_beside_a_mesh_are_not_replaced(capsys, tmp_path, trained):
+    (tmp_path / "ball.png").write_bytes(b"a picture of one's own")
+    arguments = ["--output", tmp_path / "ball.obj", "--resolution", "16", "--texture", "64"]
+    line = refused(capsys, "mesh", trained, *arguments)
+    assert "holds ball.png, which Neural Fields did not write" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["ball.png"]
 
 
 def start(*arguments, **options):

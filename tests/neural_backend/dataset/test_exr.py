@@ -87,6 +87,17 @@ def test_writes_what_it_reads(tmp_path, height):
         assert found[name].tobytes() == np.ascontiguousarray(value).tobytes()
 
 
+def test_says_who_wrote_it(tmp_path):
+    pixels = channels()
+    for name, said in (("a.exr", ()), ("b.exr", ("Näme 1.0",))):
+        exr.write(tmp_path / name, pixels, *said)
+        assert exr.software(tmp_path / name) == "".join(said)
+        assert exr.is_whole(tmp_path / name)
+    (tmp_path / "c.exr").write_bytes(b"no image at all")
+    with pytest.raises(ValueError, match="not an OpenEXR image"):
+        exr.software(tmp_path / "c.exr")
+
+
 def test_takes_the_layer_with_colours(tmp_path):
     pixels = channels(names="RGB")
     layers = {f"ViewLayer.Combined.{name}": value for name, value in pixels.items()}

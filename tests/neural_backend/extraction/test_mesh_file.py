@@ -3,6 +3,7 @@
 import json
 import struct
 
+import imageio.v3
 import numpy as np
 import pytest
 import trimesh
@@ -15,6 +16,9 @@ from neural_backend.protocol import BadInput
 
 VERTICES = np.array([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 3.0, 0.0], [0.0, 0.0, 4.0]])
 FACES = np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
+
+
+PNG = imageio.v3.imwrite("<bytes>", np.zeros((2, 2, 3), np.uint8), extension=".png")
 
 
 def tetrahedron(color=(0.5, 0.25, 1.0)):
@@ -142,6 +146,27 @@ def test_a_texture_without_colours_is_its_normals(tmp_path, suffix):
         material = glb_parts(tmp_path / "thing.glb")[0]["materials"][0]
         assert "baseColorTexture" not in material["pbrMetallicRoughness"]
         assert "normalTexture" in material
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name"), [(".obj", "thing.mtl"), (".obj", "thing.png"), (".ply", "thing_normal.png")]
+)
+def test_files_of_others_beside_a_mesh_are_not_replaced(tmp_path, suffix, name):
+    path = tmp_path / f"thing{suffix}"
+    for _ in range(2):
+        mesh_file.write(path, with_texture())
+    before = path.read_bytes()
+    for data in (b"# Blender MTL\nnewmtl steel\n", PNG):
+        (tmp_path / name).write_bytes(data)
+        line = rf"holds {name}, which Neural Fields did not write"
+        with pytest.raises(BadInput, match=line):
+            mesh_file.check_output(path, textured=True)
+        with pytest.raises(BadInput, match=line):
+            mesh_file.write(path, with_texture())
+        assert (tmp_path / name).read_bytes() == data
+        assert path.read_bytes() == before
+    mesh_file.write(path, tetrahedron())
+    mesh_file.write(path.with_suffix(".glb"), with_texture())
 
 
 def test_a_mesh_moves_with_its_normals():

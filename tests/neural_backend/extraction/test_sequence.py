@@ -4,6 +4,7 @@ import imageio.v3
 import numpy as np
 import pytest
 
+from neural_backend.dataset import exr
 from neural_backend.dataset.transforms import Intrinsics, View
 from neural_backend.extraction import sequence
 from neural_backend.protocol import BadInput
@@ -61,3 +62,32 @@ def test_only_pictures_of_our_making_are_replaced(tmp_path):
         write(0.5)
     assert (tmp_path / "b.png").read_bytes() == before
     assert imageio.v3.imread(done[0]).min() == 255
+
+
+def test_passes_of_others_are_not_replaced(tmp_path):
+    """A dataset has its depth where a sequence in its folder would have its own."""
+    depth, normal = np.ones((3, 4), np.float32), np.ones((3, 4, 3), np.float32)
+
+    def write(folder):
+        picture = np.zeros((3, 4, 4), np.float32)
+        passes = lambda view: (depth, normal)  # noqa: E731
+        return list(sequence.write(folder, views("a.png"), lambda view: picture, passes))
+
+    for kind, save, values in (
+        ("depth", exr.write_depth, depth),
+        ("normal", exr.write_normal, normal),
+    ):
+        folder = tmp_path / kind
+        write(folder)
+        write(folder)
+        file = folder / kind / "a.exr"
+        save(file, values * 2)
+        (folder / "a.png").unlink()
+        before = file.read_bytes()
+        with pytest.raises(BadInput, match=r"holds a\.exr, which Neural Fields did not write"):
+            write(folder)
+        assert file.read_bytes() == before
+        assert not (folder / "a.png").exists()
+        file.write_bytes(b"no image at all")
+        with pytest.raises(BadInput, match=r"holds a\.exr"):
+            write(folder)
