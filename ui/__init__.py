@@ -2,9 +2,14 @@
 
 import bpy
 
-from . import panels, preferences, properties, rig_preview
+from . import panels, preferences, properties, result_panel, rig_preview
 
-_CLASSES = (*preferences.CLASSES, *properties.CLASSES, *panels.CLASSES)
+_CLASSES = (
+    *preferences.CLASSES,
+    *properties.CLASSES,
+    *panels.CLASSES,
+    *result_panel.CLASSES,
+)
 
 
 def register() -> None:

@@ -10,7 +10,7 @@ from ..operators import folders
 from ..operators.job import owner
 from ..operators.rig import GENERATED
 
-if TYPE_CHECKING:  # what mixes _Panel in is a panel
+if TYPE_CHECKING:  # what mixes SidebarPanel in is a panel
     _Base = bpy.types.Panel
 else:
     _Base = object
@@ -37,7 +37,7 @@ def draw_subject(column: bpy.types.UILayout, rig: Any, label: str) -> None:
         column.prop(rig, "collection")
 
 
-class _Panel(_Base):
+class SidebarPanel(_Base):
     bl_space_type: Any = "VIEW_3D"
     bl_region_type: Any = "UI"
     bl_category = "Neural Fields"
@@ -48,7 +48,7 @@ class _Panel(_Base):
         return self.layout.column()
 
 
-class NEURAL_FIELDS_PT_main(_Panel, bpy.types.Panel):
+class NEURAL_FIELDS_PT_main(SidebarPanel, bpy.types.Panel):
     bl_label = "Neural Fields"
     bl_options = {"HIDE_HEADER"}
 
@@ -80,7 +80,7 @@ class NEURAL_FIELDS_PT_main(_Panel, bpy.types.Panel):
         draw_lines(column, context, owner.status.text)
 
 
-class NEURAL_FIELDS_PT_rig(_Panel, bpy.types.Panel):
+class NEURAL_FIELDS_PT_rig(SidebarPanel, bpy.types.Panel):
     bl_label = "Rig"
 
     def draw(self, context: bpy.types.Context) -> None:
@@ -105,7 +105,7 @@ class NEURAL_FIELDS_PT_rig(_Panel, bpy.types.Panel):
         column.operator("neural_fields.create_rig", icon="OUTLINER_OB_CAMERA")
 
 
-class NEURAL_FIELDS_PT_rig_advanced(_Panel, bpy.types.Panel):
+class NEURAL_FIELDS_PT_rig_advanced(SidebarPanel, bpy.types.Panel):
     bl_label = "Advanced"
     bl_parent_id = "NEURAL_FIELDS_PT_rig"
     bl_options = {"DEFAULT_CLOSED"}
@@ -120,7 +120,7 @@ class NEURAL_FIELDS_PT_rig_advanced(_Panel, bpy.types.Panel):
         column.prop(rig, "test")
 
 
-class NEURAL_FIELDS_PT_dataset(_Panel, bpy.types.Panel):
+class NEURAL_FIELDS_PT_dataset(SidebarPanel, bpy.types.Panel):
     bl_label = "Dataset"
 
     def draw(self, context: bpy.types.Context) -> None:
@@ -132,7 +132,7 @@ class NEURAL_FIELDS_PT_dataset(_Panel, bpy.types.Panel):
         column.operator("neural_fields.export_dataset", icon="EXPORT")
 
 
-class NEURAL_FIELDS_PT_training(_Panel, bpy.types.Panel):
+class NEURAL_FIELDS_PT_training(SidebarPanel, bpy.types.Panel):
     bl_label = "Training"
 
     def draw(self, context: bpy.types.Context) -> None:
@@ -142,12 +142,12 @@ class NEURAL_FIELDS_PT_training(_Panel, bpy.types.Panel):
             column.prop(training, name)
         if training.field == "sdf":
             draw_subject(column, context.scene.neural_fields.rig, "Source")
-        if _has_run(context.scene):
+        if has_run(context.scene):
             props = column.operator("neural_fields.train", text="Continue Training", icon="PLAY")
             props.resume = True
 
 
-class NEURAL_FIELDS_PT_training_advanced(_Panel, bpy.types.Panel):
+class NEURAL_FIELDS_PT_training_advanced(SidebarPanel, bpy.types.Panel):
     bl_label = "Advanced"
     bl_parent_id = "NEURAL_FIELDS_PT_training"
     bl_options = {"DEFAULT_CLOSED"}
@@ -160,40 +160,8 @@ class NEURAL_FIELDS_PT_training_advanced(_Panel, bpy.types.Panel):
                 column.prop(training, name)
 
 
-class NEURAL_FIELDS_PT_result(_Panel, bpy.types.Panel):
-    bl_label = "Result"
-
-    def draw(self, context: bpy.types.Context) -> None:
-        result = context.scene.neural_fields.result
-        column = self._column()
-        column.prop(result, "mesh")
-        part = column.column()
-        part.active = result.mesh
-        for name in ("mesh_resolution", "mesh_faces", "mesh_texture"):
-            part.prop(result, name)
-        column.prop(result, "sequence")
-        part = column.column()
-        part.active = result.sequence
-        part.prop(result, "sequence_path")
-        part.prop(result, "sequence_frames")
-        column.prop(result, "volume")
-        part = column.column()
-        part.active = result.volume
-        part.prop(result, "volume_resolution")
-        buttons = column.column(align=True)
-        buttons.enabled = _has_run(context.scene)
-        props = buttons.operator(
-            "neural_fields.import_mesh", text="Extract Mesh Again", icon="MESH_DATA"
-        )
-        props.extract = True
-        buttons.operator("neural_fields.render_sequence", icon="RENDER_ANIMATION")
-        props = buttons.operator(
-            "neural_fields.import_volume", text="Extract Volume Again", icon="VOLUME_DATA"
-        )
-        props.extract = True
-
-
-def _has_run(scene: bpy.types.Scene) -> bool:
+def has_run(scene: bpy.types.Scene) -> bool:
+    """Whether a trained field lies in the scene's output folder."""
     try:
         run = RunFolder(folders.existing_output(scene) / folders.RUN)
     except BadInput:
@@ -208,5 +176,4 @@ CLASSES = (
     NEURAL_FIELDS_PT_dataset,
     NEURAL_FIELDS_PT_training,
     NEURAL_FIELDS_PT_training_advanced,
-    NEURAL_FIELDS_PT_result,
 )

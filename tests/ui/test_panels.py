@@ -9,7 +9,7 @@ import bpy
 import pytest
 from neural_fields.neural_backend import config
 from neural_fields.operators import job
-from neural_fields.ui import panels, preferences
+from neural_fields.ui import panels, preferences, result_panel
 
 pytestmark = pytest.mark.usefixtures("registered")
 
@@ -60,7 +60,7 @@ def context() -> SimpleNamespace:
 def drawn(cls: type, context: SimpleNamespace) -> list[str]:
     layout = Layout()
     fake = SimpleNamespace(layout=layout)
-    fake._column = lambda: panels._Panel._column(fake)
+    fake._column = lambda: panels.SidebarPanel._column(fake)
     fake._draw_job = lambda context: panels.NEURAL_FIELDS_PT_main._draw_job(fake, context)
     cls.draw(fake, context)
     return layout.drawn
@@ -73,7 +73,7 @@ def test_every_knob_is_shown_somewhere(context) -> None:
         config.knobs(config.RigSettings)[0].choices, ("scene", "collection")
     ):
         settings.rig.kind, settings.rig.subject = kind, subject
-        for cls in panels.CLASSES:
+        for cls in (*panels.CLASSES, *result_panel.CLASSES):
             shown.update(drawn(cls, context))
     for group in config.GROUPS.values():
         assert {knob.name for knob in config.knobs(group)} <= shown
