@@ -38,7 +38,6 @@ from benchmarks.machine import commit, described  # noqa: E402
 BASELINE = "tsdf"
 CONTESTANTS = (BASELINE, "neus with passes", "neus", "nerf", "sdf")
 RESOLUTION = 256
-_PASSES = ("depth_file_path", "normal_file_path", "mask_path")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +66,12 @@ class Measured:
 
 def without_passes(data: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """A dataset that shows the same images and tells nothing of their passes."""
+    from neural_backend.dataset import transforms
+
     source = data / "transforms.json" if data.is_dir() else data
     content = json.loads(source.read_text(encoding="utf-8"))
     for frame in content["frames"]:
-        for key in _PASSES:
+        for key in transforms.PASS_KEYS.values():
             frame.pop(key, None)
         image = folder / frame["file_path"]
         image.parent.mkdir(parents=True, exist_ok=True)

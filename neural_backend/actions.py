@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import progress, voxels
+from . import progress, protocol, voxels
 from .config import ResultSettings
 from .dataset import images, transforms
 from .dataset.colour import displayed
@@ -170,7 +170,7 @@ def volume_file(run_folder: str, output: str, resolution: int) -> int:
         BadInput: the run cannot be read, its field has no density or is empty, or the file cannot
             be written.
     """
-    path = voxels.check_output(output)
+    path = protocol.output_file(output, voxels.WRITTEN)
     run = runs.open_run(run_folder)
     if not isinstance(run.field, RadianceField) or run.grid is None:
         raise BadInput(

@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 EXIT_DONE = 0
@@ -101,6 +101,23 @@ def clear_unfinished(path: pathlib.Path) -> None:
     """
     for left in path.parent.glob(_beside(path, "*")):
         left.unlink(missing_ok=True)
+
+
+def output_file(path: str | os.PathLike[str], suffixes: Sequence[str]) -> pathlib.Path:
+    """The path of a file to be written, of one of some kinds; its folder is made.
+
+    Raises:
+        BadInput: its suffix is none of these, or its folder cannot be made.
+    """
+    path = pathlib.Path(path)
+    if path.suffix.lower() not in suffixes:
+        kinds = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise BadInput(f"{path}: output: unknown kind {path.suffix!r}; end it in {kinds}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"{path.parent}: cannot be made ({error}); choose another folder") from None
+    return path
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pathlib
 import zipfile
 import zlib
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from .protocol import BadInput, first_line, write_whole
 
-_SUFFIX = ".npz"
+WRITTEN = (".npz",)
 _DAMAGED = (ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PARTS = {"index": (np.uint16, (3,)), "density": (np.float16, ()), "color": (np.float16, (3,))}
 
@@ -33,22 +32,6 @@ class Voxels:
     density: npt.NDArray[np.float16]
     color: npt.NDArray[np.float16]
     world_from_index: npt.NDArray[np.float64]
-
-
-def check_output(path: str | os.PathLike[str]) -> pathlib.Path:
-    """The path of a volume to be written.
-
-    Raises:
-        BadInput: its suffix is unknown or its folder cannot be made.
-    """
-    path = pathlib.Path(path)
-    if path.suffix.lower() != _SUFFIX:
-        raise BadInput(f"{path}: output: unknown kind {path.suffix!r}; end it in {_SUFFIX}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{path.parent}: cannot be made ({error}); choose another folder") from None
-    return path
 
 
 def write(path: pathlib.Path, voxels: Voxels) -> None:

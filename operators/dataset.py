@@ -27,13 +27,12 @@ from .place import Place, collection_of, place_of
 from .scratch import MARK, RESULT_MARK, Scratch, results_of
 from .stage import Stage
 
-IMAGES = "images"
 STATE = "export.json"
 """In the folder of the images, not beside ``transforms.json``: some readers load every json there.
 It lists the images of this export, each with a digest of what it shows."""
 
 _STATE_VERSION = 1
-_OURS = re.compile(r"(images|depth|normal)/\d+\.(png|exr)")
+_OURS = re.compile(rf"({transforms.IMAGES}|{transforms.DEPTH}|{transforms.NORMAL})/\d+\.(png|exr)")
 _PART = ".part"
 _PNG_END = b"IEND\xaeB`\x82"
 _POLL = 0.2
@@ -510,7 +509,7 @@ class _Store:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
-        self._state = folder / IMAGES / STATE
+        self._state = folder / transforms.IMAGES / STATE
         self._parts: set[pathlib.Path] = set()
 
     @contextlib.contextmanager

@@ -187,12 +187,13 @@ def with_files(
 ) -> tuple[View, ...]:
     """Name the views' files and divide them into train, validation and test."""
     listed = list(views)
+    passes = dataset.passes == "on"
     return tuple(
         dataclasses.replace(
             view,
-            file=f"images/{index + 1:04d}.{dataset.format}",
-            depth=f"depth/{index + 1:04d}.exr" if dataset.passes == "on" else None,
-            normal=f"normal/{index + 1:04d}.exr" if dataset.passes == "on" else None,
+            file=f"{transforms.IMAGES}/{index + 1:04d}.{dataset.format}",
+            depth=f"{transforms.DEPTH}/{index + 1:04d}.exr" if passes else None,
+            normal=f"{transforms.NORMAL}/{index + 1:04d}.exr" if passes else None,
             split=transforms.split_of(index, len(listed), rig.validation, rig.test),
         )
         for index, view in enumerate(listed)

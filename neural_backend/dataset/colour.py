@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -13,6 +15,11 @@ def srgb_from_linear(linear: Tensor) -> Tensor:
     linear = linear.clamp(0.0, 1.0)
     curve = 1.055 * linear.clamp(min=0.0031308) ** (1.0 / 2.4) - 0.055
     return torch.where(linear <= 0.0031308, 12.92 * linear, curve)
+
+
+def linear_from_srgb(srgb: npt.NDArray) -> npt.NDArray:
+    """Linear light of sRGB in [0, 1]: ``srgb_from_linear``'s inverse, of arrays."""
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def displayed(premultiplied: Tensor, linear: bool) -> Tensor:

@@ -28,6 +28,8 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 FILE_NAME = "transforms.json"
 SYNTHETIC_FOLDER = "nerf_synthetic"
 """Its jsons have a folder of their own: instant-ngp loads every json that it finds in a folder."""
+IMAGES, DEPTH, NORMAL = "images", "depth", "normal"
+"""Folders of a dataset of ours: each view's image, and what is told of its pixels beside it."""
 
 VERSION = 1
 FILL = 0.9
@@ -46,7 +48,7 @@ _NGP_OFFSET = (0.5, 0.5, 0.5)
 _LARGEST_SIDE = 65_536
 _PLANAR = "planar"
 _WORLD = "world"
-_PASSES = {"depth": "depth_file_path", "normal": "normal_file_path", "mask": "mask_path"}
+PASS_KEYS = {"depth": "depth_file_path", "normal": "normal_file_path", "mask": "mask_path"}
 """A frame's keys: nerfstudio's, and for the normals, of which it knows nothing, one like them."""
 _FARTHEST = 1e9  # scene units: single precision still tells the pixels' rays apart
 
@@ -264,7 +266,7 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
     content["frames"] = [
         {
             "file_path": view.file,
-            **{key: getattr(view, name) for name, key in _PASSES.items() if getattr(view, name)},
+            **{key: getattr(view, name) for name, key in PASS_KEYS.items() if getattr(view, name)},
             "transform_matrix": np.asarray(view.world_from_camera).tolist(),
             **({} if shared is not None else _intrinsics_to_json(view.intrinsics)),
         }
@@ -419,7 +421,7 @@ def _image(folder: pathlib.Path, name: str) -> str | None:
 def _passes(content: dict[str, Any], frame: dict[str, Any], where: str) -> dict[str, Any]:
     """The pass files that a frame lists, by a view's name for them."""
     found = {}
-    for name, key in _PASSES.items():
+    for name, key in PASS_KEYS.items():
         file = frame.get(key)
         if file is None or not _is_told(name, content):
             continue

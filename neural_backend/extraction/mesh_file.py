@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import trimesh
 
+from .. import protocol
+from ..dataset.colour import linear_from_srgb
 from ..protocol import BadInput, first_line, write_whole
 from . import gltf, own_files
 from .texture import Texture
@@ -50,11 +52,6 @@ class Mesh:
         return dataclasses.replace(self, vertices=vertices, normals=normals)
 
 
-def linear_from_srgb(color: npt.NDArray) -> npt.NDArray:
-    """Decode sRGB in [0, 1] to linear light (IEC 61966-2-1)."""
-    return np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
-
-
 def check_output(path: str | os.PathLike[str], textured: bool = False) -> pathlib.Path:
     """The path of a mesh to be written.
 
@@ -62,15 +59,7 @@ def check_output(path: str | os.PathLike[str], textured: bool = False) -> pathli
         BadInput: its suffix is unknown, its folder cannot be made, or in the place of one of the
             files beside a ``textured`` one stands a file that is not of our making.
     """
-    path = pathlib.Path(path)
-    if path.suffix.lower() not in WRITTEN:
-        raise BadInput(
-            f"{path}: output: unknown kind {path.suffix!r}; end it in .glb, .ply or .obj"
-        )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"{path.parent}: cannot be made ({error}); choose another folder") from None
+    path = protocol.output_file(path, WRITTEN)
     if textured:
         own_files.refuse_strangers(_beside(path))
     return path

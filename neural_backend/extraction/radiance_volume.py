@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..dataset.colour import linear_from_srgb
 from ..dataset.transforms import Matrix
 from ..fields.radiance import RadianceField
 from ..protocol import BadInput
 from ..sampling.occupancy import OccupancyGrid
 from ..voxels import Voxels
-from .mesh_file import linear_from_srgb
 
 _CHUNK = 1 << 16
 _FAINT = 1.0 / 256.0

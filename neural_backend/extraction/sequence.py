@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from ..dataset import exr
+from ..dataset import exr, transforms
 from ..dataset.transforms import View
 from ..protocol import BadInput, write_whole
 from . import own_files
@@ -51,7 +51,7 @@ def write(
     views = list(views)
     folder = pathlib.Path(folder)
     pictures = [folder / name for name in names(views)]
-    kinds = ("depth", "normal") if passes else ()
+    kinds = (transforms.DEPTH, transforms.NORMAL) if passes else ()
     beside = [[folder / kind / f"{file.stem}.exr" for kind in kinds] for file in pictures]
     try:
         own_files.refuse_strangers([*pictures, *itertools.chain.from_iterable(beside)])

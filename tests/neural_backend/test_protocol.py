@@ -8,6 +8,7 @@ import pytest
 
 from neural_backend import protocol
 from neural_backend.protocol import (
+    BadInput,
     Checkpoint,
     Done,
     Error,
@@ -163,3 +164,13 @@ def test_the_budget_that_is_closer_to_its_end_counts():
     assert protocol.Progress(1, 0, 30.0, 120.0, 0.1, 90.0).spent == 0.25
     assert protocol.Progress(50, 100, 30.0, 120.0, 0.1, 30.0).spent == 0.5
     assert protocol.Progress(5, 100, 121.0, 120.0, 0.1, 0.0).spent == 1.0
+
+
+def test_another_suffix_and_a_bad_folder_are_refused(tmp_path):
+    assert protocol.output_file(tmp_path / "new" / "a.PLY", (".glb", ".ply")).parent.is_dir()
+    for suffixes, said in (((".npz",), ".npz"), ((".a", ".b", ".c"), ".a, .b or .c")):
+        with pytest.raises(BadInput, match=f"end it in {said}$"):
+            protocol.output_file(tmp_path / "volume.vdb", suffixes)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot be made"):
+        protocol.output_file(tmp_path / "file" / "volume.npz", (".npz",))

@@ -49,11 +49,3 @@ def test_a_damaged_or_absent_file_is_refused(tmp_path):
             voxels.read(path)
     with pytest.raises(BadInput, match="not a volume that can be read"):
         voxels.read(tmp_path / "none.npz")
-
-
-def test_another_suffix_and_a_bad_folder_are_refused(tmp_path):
-    with pytest.raises(BadInput, match=r"end it in \.npz"):
-        voxels.check_output(tmp_path / "volume.vdb")
-    (tmp_path / "file").write_text("")
-    with pytest.raises(BadInput, match="cannot be made"):
-        voxels.check_output(tmp_path / "file" / "volume.npz")
