@@ -178,8 +178,9 @@ def settings_of(
             scene's value.
 
     Raises:
-        BadInput: when a value is out of its range.
+        BadInput: when a value is out of its range, or the scene is another file's.
     """
+    place.require_local(scene)
     stored = scene.neural_fields
     copies: dict[str, Any] = {}
     for name, group in config.GROUPS.items():

@@ -41,6 +41,15 @@ def scene_of(name: str) -> bpy.types.Scene:
     return scene
 
 
+def require_local(scene: bpy.types.Scene) -> None:
+    """Raises BadInput for a scene of another file: Blender lets nothing in it be changed."""
+    if scene.library is not None:
+        raise BadInput(
+            f"the scene {scene.name} is linked from {scene.library.filepath}: open that file, or "
+            "make the scene local (Object > Relations > Make Local > All)"
+        )
+
+
 def collection_of(name: str | None) -> bpy.types.Collection | None:
     """A collection by its full name, None for none. Raises BadInput when it is gone."""
     if name is None:

@@ -33,11 +33,15 @@ def main() -> int:
         began = time.monotonic()
         outcome = train(file.resolve(), folder, options)
         minutes = f"{(time.monotonic() - began) / 60:.1f}"
-        rows.append((file.name, *figures(folder, outcome), minutes, faces(folder, outcome), outcome))
+        rows.append(
+            (file.name, *figures(folder, outcome), minutes, faces(folder, outcome), outcome)
+        )
     print()
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
     return 0 if all(row[-1] == "done" for row in rows[1:]) else 1
 
 
