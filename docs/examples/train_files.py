@@ -1,11 +1,12 @@
 """Trains a field on each of some .blend files in turn and prints a table of how it went.
 
-    blender -b --python docs/examples/train_files.py -- --output FOLDER [--preset preview]
-            [--results MESH SEQUENCE] FILE.blend ...
+    blender -b --python docs/examples/train_files.py -- --output FOLDER [--preset best]
+            [--results MESH,SEQUENCE] FILE.blend ...
 
 Every file gets a folder of its own in FOLDER, with its dataset, run and results and a copy of the
-file that they are brought into; the files themselves are not written. One that fails does not stop
-the others. The exit status is 0 when all went well, else 1.
+file that they are brought into; the files themselves are not written. What is not given comes from
+each file's own settings. One that fails does not stop the others. The exit status is 0 when all
+went well, else 1.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="train_files.py", description=__doc__.splitlines()[0])
     parser.add_argument("files", type=pathlib.Path, nargs="+", metavar="FILE.blend")
     parser.add_argument("--output", type=pathlib.Path, required=True)
-    parser.add_argument("--preset", default="preview", choices=("preview", "standard", "best"))
-    parser.add_argument("--results", nargs="+", default=["MESH"], metavar="MESH|SEQUENCE|VOLUME")
+    parser.add_argument("--preset", choices=("preview", "standard", "best"))
+    parser.add_argument("--results", metavar="MESH,SEQUENCE,VOLUME")
     options = parser.parse_args(sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else [])
     rows = [("file", "field", "PSNR, dB", "minutes", "faces", "outcome")]
     taken: set[str] = set()
@@ -58,10 +59,10 @@ def unused(name: str, taken: set[str]) -> str:
 def train(file: pathlib.Path, folder: pathlib.Path, options: argparse.Namespace) -> str:
     try:
         bpy.ops.wm.open_mainfile(filepath=str(file))
-        # what is not given here comes from the file's own settings
-        bpy.ops.neural_fields.train(
-            output=str(folder), preset=options.preset, results=set(options.results)
-        )
+        given = {"preset": options.preset} if options.preset else {}
+        if options.results:
+            given["results"] = set(options.results.split(","))
+        bpy.ops.neural_fields.train(output=str(folder), **given)
         copy = folder / file.name
         bpy.ops.wm.save_as_mainfile(filepath=str(copy), copy=True)
     except (RuntimeError, TypeError) as error:  # what an operator reports; a wrong argument
