@@ -20,12 +20,15 @@ _PLACE = (2.0, -1.0)
 
 def fill(scene: bpy.types.Scene) -> None:
     """Put Suzanne, painted, on a chequered pedestal, away from the origin, lit, with a camera."""
+    # to bpy's stubs what add-ons and colour configurations bring is unknown
+    render: Any = scene.render
+    view: Any = scene.view_settings
     if hasattr(scene, "cycles"):  # it may be switched off
-        scene.render.engine = "CYCLES"
+        render.engine = "CYCLES"
         scene.cycles.samples = 16
         scene.cycles.use_denoising = False
-    scene.view_settings.view_transform = "Standard"
-    scene.render.resolution_x, scene.render.resolution_y = 640, 480
+    view.view_transform = "Standard"
+    render.resolution_x, render.resolution_y = 640, 480
     scene.world = bpy.data.worlds.new("World")
     _nodes(scene.world)["Background"].inputs["Color"].default_value = (0.35, 0.42, 0.5, 1.0)
 
@@ -60,7 +63,7 @@ def _object(scene: bpy.types.Scene, name: str, pose: Matrix) -> bpy.types.Object
     return item
 
 
-def _fill_mesh(mesh: bpy.types.Mesh, create: Any, **size: Any) -> None:
+def _fill_mesh(mesh: Any, create: Any, **size: Any) -> None:
     shape = bmesh.new()
     create(shape, **size)
     shape.to_mesh(mesh)
