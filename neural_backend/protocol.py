@@ -6,13 +6,17 @@ tick. Standard library only: Blender imports this.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import json
 import os
 import pathlib
+import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, ClassVar
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -21,6 +25,8 @@ EXIT_BAD_INPUT = 2
 CANCEL = "cancel"
 """The line on standard input that ends a run with a checkpoint; so does its end-of-file."""
 
+_LOCK = ".lock"
+_LOCK_WAITS = (0.05,) * 6  # seconds: whoever only looks at a lock holds it for an instant
 _RENAME_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4) if os.name == "nt" else ()  # seconds
 
 
@@ -44,7 +50,11 @@ def in_words(seconds: float) -> str:
 
 
 class RunFolder:
-    """The files of one run. Making one touches nothing on the disk."""
+    """The files of one run. Making one touches nothing on the disk.
+
+    ``cancel`` asks the training to end with a checkpoint, whoever started it. ``keep`` lets it go
+    on when standard input ends: Blender closes, and leaves it running. Either is there or not.
+    """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
@@ -54,6 +64,65 @@ class RunFolder:
         self.preview = self.path / "preview.png"
         self.metrics = self.path / "metrics.json"
         self.log = self.path / "log.txt"
+        self.lock = self.path / _LOCK
+        self.cancel = self.path / "cancel"
+        self.keep = self.path / "keep"
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path) -> Iterator[None]:
+    """Make a folder and keep others out of it, as long as the lock ``.lock`` in it is held.
+
+    The system takes the lock away when the process ends, however it ends. Some network drives
+    know no locks: there nobody is kept out.
+
+    Raises:
+        BlockingIOError: another one holds it.
+        OSError: the folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / _LOCK, "ab") as file:
+        for wait in (*_LOCK_WAITS, 0.0):
+            if _lock(file):
+                break
+            time.sleep(wait)
+        else:
+            raise BlockingIOError(errno.EAGAIN, "in use", str(folder))
+        os.utime(file.name)  # who looks at its time sees that it was taken
+        yield
+
+
+def is_held(folder: pathlib.Path) -> bool:
+    """Whether somebody holds a folder's lock: of a run, that a training is writing into it."""
+    try:
+        with open(folder / _LOCK, "r+b") as file:
+            return not _lock(file)
+    except OSError:
+        return False
+
+
+def in_use(run: RunFolder) -> str:
+    """What to say where a training writes into a run that another one was to have."""
+    return (
+        f"{run.path}: run: another training writes into it; wait for its end or choose another "
+        "folder"
+    )
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Take a lock that lasts until the file is closed; False where another one has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
+    return True
 
 
 def rename(old: pathlib.Path, new: pathlib.Path) -> None:
@@ -220,6 +289,7 @@ Event = Started | Progress | Preview | Checkpoint | Warning | Error | Done
 _KINDS: dict[str, type] = {
     kind.type: kind for kind in (Started, Progress, Preview, Checkpoint, Warning, Error, Done)
 }
+_TYPES = {kind: typing.get_type_hints(kind) for kind in _KINDS.values()}
 
 
 def encode_event(event: Event) -> str:
@@ -239,10 +309,25 @@ def decode_event(line: str) -> Event | None:
     try:
         values = json.loads(line)
         kind = _KINDS[values.pop("type")]
-        names = {field.name for field in dataclasses.fields(kind)}
-        return kind(**{name: value for name, value in values.items() if name in names})
+        event = kind(**{name: value for name, value in values.items() if name in _TYPES[kind]})
+        return event if _is_sound(event) else None
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
+
+
+def _is_sound(event: Any) -> bool:
+    """Whether all values are of their types, and finite."""
+    for field in dataclasses.fields(event):
+        value, hint = getattr(event, field.name), _TYPES[type(event)][field.name]
+        if hint in (str, int):
+            sound = type(value) is hint
+        elif value is None:
+            sound = hint is not float
+        else:
+            sound = type(value) in (int, float) and value - value == 0
+        if not sound:
+            return False
+    return True
 
 
 class EventWriter:

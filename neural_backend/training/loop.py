@@ -28,6 +28,7 @@ STEPS_ALONE = 0.5
 """Part of the time in which limited steps alone say how much of the budget is spent."""
 
 _TYPICAL_CHORE = 0.25  # seconds
+_QUICK = 1.0
 _ROUNDS = 8
 _PACE_SHARE = 0.3
 """Weight of the last steps in the pace; the first ones are slower than all others."""
@@ -158,7 +159,9 @@ class Training:
             if self._ranks.first:
                 started += sum(chore.if_due() for chore in (*self._chores, self._say))
         if self._ranks.first:
-            self._show()
+            # whoever pulls the leash may be about to end
+            if not leash.pulled or self._chores[0].seconds < _QUICK:
+                self._show()
             self._save()
             self._progress(ended=True)
         reason = "finished" if self.spent >= 1.0 else "cancelled"

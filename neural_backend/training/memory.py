@@ -10,6 +10,7 @@ from ..protocol import BadInput
 
 LEAST_BATCH = 2**10
 """A smaller one is not at fault."""
+_OF_ALLOCATORS = ("DefaultCPUAllocator", "std::bad_alloc", "bad allocation")
 _COPIES = 5  # a table has its gradient, Adam's two averages and the weights' average beside it
 
 
@@ -48,7 +49,7 @@ def full(error: Exception) -> str:
         return "the device's memory"
     if "CUBLAS_STATUS_ALLOC_FAILED" in text:
         return "the device's memory"
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text:
+    if isinstance(error, MemoryError) or any(word in text for word in _OF_ALLOCATORS):
         return "the memory"
     return ""
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import os
 import pathlib
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -29,7 +27,7 @@ from ..sampling.occupancy import OccupancyGrid
 from . import checkpoint, distributed, memory, nerf, neus
 from .distributed import Ranks
 from .fitting import FITTED, fit
-from .leash import Leash
+from .leash import Leash, preparing
 from .loop import Training
 from .run_config import RunConfig, read_config, write_config
 from .task import Task, field_state
@@ -62,30 +60,16 @@ def _locked(run: RunFolder) -> Iterator[None]:
     Raises:
         BadInput: it cannot be made or written, or another training has it.
     """
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-        # the system takes the lock away when the process ends, however it ends
-        file = open(run.path / ".lock", "a")  # noqa: SIM115
-    except OSError as error:
-        reason = error.strerror or error
-        raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
-    with file:
+    with contextlib.ExitStack() as stack:
         try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(protocol.held(run.path))
+        except BlockingIOError:
+            raise BadInput(protocol.in_use(run)) from None
         except OSError as error:
-            # some network drives know no locks: then there is none
-            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
-                raise BadInput(
-                    f"{run.path}: run: another training writes into it; wait for its end or "
-                    "choose another folder"
-                ) from None
+            reason = error.strerror or error
+            raise BadInput(
+                f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}"
+            ) from None
         with contextlib.suppress(OSError):
             for path in (run.config, run.checkpoint, run.preview, run.metrics):
                 protocol.clear_unfinished(path)
@@ -114,6 +98,11 @@ class _Journal:
             return
         try:
             self._write(event)
+        except FileNotFoundError:
+            raise BadInput(
+                f"{self._write.path.parent}: was deleted or moved while it was trained; train a "
+                "new run"
+            ) from None
         except OSError as error:
             reason = error.strerror or error
             raise BadInput(
@@ -166,12 +155,16 @@ def train(
     run = RunFolder(os.path.abspath(run_path))
     if resume:
         read_config(run)  # before a folder is made for it
-    with distributed.joined() as ranks, _locked(run) if ranks.first else contextlib.nullcontext():
+    with (
+        distributed.joined() as ranks,
+        _locked(run) if ranks.first else contextlib.nullcontext(),
+        Leash(watch=ranks.first, run=run) as leash,
+    ):
         journal = _Journal(run, show, ranks.first)
         try:
             with told_if_out_of_memory():
                 path = pathlib.Path(os.path.abspath(source))
-                return _train(path, run, settings, resume, init, journal, ranks)
+                return _train(path, run, settings, resume, init, journal, ranks, leash)
         except BadInput as error:
             journal.fail(str(error))
             raise
@@ -194,8 +187,8 @@ def told_if_out_of_memory() -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if where := memory.full(error):
             raise BadInput(
-                f"{where} is full; lower --batch or --log2-table-size (train), --resolution "
-                "(mesh), or use fewer or smaller views"
+                f"{where} is full; lower Samples a Step (--batch), Table Size (--log2-table-size) "
+                "or, of a mesh, its resolution (--resolution), or use fewer or smaller views"
             ) from None
         raise
 
@@ -208,8 +201,40 @@ def _train(
     init: str | os.PathLike[str] | None,
     emit: _Journal,
     ranks: Ranks,
+    leash: Leash,
 ) -> dict[str, Any]:
-    leash = Leash(watch=ranks.first)
+    with preparing(leash):
+        training, parameters = _prepare(source, run, settings, resume, init, emit, ranks)
+    with _interrupts_pull(leash) as interrupts:
+        done = training.run_until(leash)
+    metrics = {
+        "psnr": done.psnr,
+        "ssim": done.ssim,
+        "seconds": done.seconds,
+        "steps": done.step,
+        "samples_per_second": training.samples_per_second,
+        "parameters": parameters,
+    }
+    if ranks.first:
+        protocol.write_json(run.metrics, metrics)
+    emit(done)
+    ranks.leave()
+    if interrupts:
+        # all is saved, but what the person's shell has planned to do next must not go on
+        raise KeyboardInterrupt
+    return metrics
+
+
+def _prepare(
+    source: pathlib.Path,
+    run: RunFolder,
+    settings: TrainingSettings,
+    resume: bool,
+    init: str | os.PathLike[str] | None,
+    emit: _Journal,
+    ranks: Ranks,
+) -> tuple[Training, int]:
+    """The training, ready to begin, and how many numbers it learns."""
     device = ranks.device(settings.device)
     header: checkpoint.Header | None = None
     state: _State = {}
@@ -250,24 +275,7 @@ def _train(
             None if settings.max_steps else training.left,
         )
     )
-    with _interrupts_pull(leash) as interrupts:
-        done = training.run_until(leash)
-    metrics = {
-        "psnr": done.psnr,
-        "ssim": done.ssim,
-        "seconds": done.seconds,
-        "steps": done.step,
-        "samples_per_second": training.samples_per_second,
-        "parameters": parameters,
-    }
-    if ranks.first:
-        protocol.write_json(run.metrics, metrics)
-    emit(done)
-    ranks.leave()
-    if interrupts:
-        # all is saved, but what the person's shell has planned to do next must not go on
-        raise KeyboardInterrupt
-    return metrics
+    return training, parameters
 
 
 def _take_up(

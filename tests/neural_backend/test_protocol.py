@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -22,6 +25,7 @@ from neural_backend.protocol import (
     encode_event,
 )
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 EVENTS = [
     Started("nerf", "cpu", "reference", 1234, views=9),
     Progress(3, 10, 1.5, 60.0, 0.25, 2.0, 1e6, psnr=27.5),
@@ -48,7 +52,25 @@ def test_what_is_not_finite_becomes_null():
 
 
 @pytest.mark.parametrize(
-    "line", ["", "{", "3", "[]", '{"type": "song"}', '{"type": 3}', '{"type": []}', "[" * 100_000]
+    "line",
+    [
+        "",
+        "{",
+        "3",
+        "[]",
+        '{"type": "song"}',
+        '{"type": 3}',
+        '{"type": []}',
+        '{"type": "preview"}',
+        '{"type": "preview", "step": "four"}',
+        '{"type": "preview", "step": null}',
+        '{"type": "warning", "message": 3}',
+        '{"type": "done", "step": 3, "seconds": "long"}',
+        '{"type": "done", "step": 3, "seconds": Infinity}',
+        '{"type": "done", "step": 3, "seconds": 1.0, "psnr": NaN}',
+        '{"type": "done", "step": 3, "seconds": null}',
+        "[" * 100_000,
+    ],
 )
 def test_damaged_lines_are_no_events(line):
     assert decode_event(line) is None
@@ -174,3 +196,55 @@ def test_another_suffix_and_a_bad_folder_are_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="cannot be made"):
         protocol.output_file(tmp_path / "file" / "volume.npz", (".npz",))
+
+
+HOLDER = """
+import pathlib, sys, time
+from neural_backend import protocol
+with protocol.held(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds the lock of the folder ``run``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path / "run"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_lock_is_for_one_and_ends_with_its_process(tmp_path, holder):
+    run = tmp_path / "run"
+    assert protocol.is_held(run)
+    with pytest.raises(BlockingIOError), protocol.held(run):
+        pass
+    holder.kill()
+    holder.wait()
+    assert not protocol.is_held(run)
+    with protocol.held(run):
+        assert protocol.is_held(run)
+    assert not protocol.is_held(run)
+
+
+def test_nobody_holds_what_is_not_there(tmp_path):
+    assert not protocol.is_held(tmp_path / "gone")
+    assert not protocol.is_held(tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_who_only_looks_is_waited_for(tmp_path, monkeypatch):
+    taken = iter([False, False, True])
+    monkeypatch.setattr(protocol, "_lock", lambda file: next(taken))
+    with protocol.held(tmp_path):
+        pass
+    assert next(taken, None) is None
