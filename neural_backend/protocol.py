@@ -67,6 +67,10 @@ class RunFolder:
         self.lock = self.path / _LOCK
         self.cancel = self.path / "cancel"
         self.keep = self.path / "keep"
+        # the live view: its camera (a ``transforms.json`` of one frame), written by whoever looks
+        # and touched every second or two while they do, and what the backend shows from there
+        self.eye = self.path / "eye.json"
+        self.live = self.path / "live.png"
 
 
 @contextlib.contextmanager
@@ -249,6 +253,22 @@ class Preview:
 
 
 @dataclasses.dataclass(frozen=True)
+class Live:
+    """A new ``live.png`` stands in the run folder, ``width`` x ``height`` pixels.
+
+    It took ``seconds``. ``eye`` is the ``file_path`` of the ``eye.json`` that it is seen from:
+    where that is another by now, the camera has moved since.
+    """
+
+    type: ClassVar[str] = "live"
+    step: int
+    width: int
+    height: int
+    seconds: float
+    eye: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Checkpoint:
     """A new checkpoint stands in the run folder."""
 
@@ -285,10 +305,8 @@ class Done:
     ssim: float | None = None
 
 
-Event = Started | Progress | Preview | Checkpoint | Warning | Error | Done
-_KINDS: dict[str, type] = {
-    kind.type: kind for kind in (Started, Progress, Preview, Checkpoint, Warning, Error, Done)
-}
+Event = Started | Progress | Preview | Live | Checkpoint | Warning | Error | Done
+_KINDS: dict[str, type] = {kind.type: kind for kind in typing.get_args(Event)}
 _TYPES = {kind: typing.get_type_hints(kind) for kind in _KINDS.values()}
 
 
@@ -358,10 +376,13 @@ class EventReader:
             status = self.path.stat()
             self._position, self._file = status.st_size, status.st_ino
 
-    def poll(self) -> list[Event]:
+    def poll(self, most: int = -1) -> list[Event]:
         """The events that were completed since the last call; damaged lines are passed over.
 
         A new file in the place of the old one (an earlier run was set aside) is read whole.
+
+        Args:
+            most: bytes to read at a time, of a file that may be long; all of them where negative.
         """
         try:
             with open(self.path, "rb") as file:
@@ -371,7 +392,7 @@ class EventReader:
                     self._position, self._rest = 0, b""
                 self._file = status.st_ino
                 file.seek(self._position)
-                new = file.read()
+                new = file.read(most)
         except OSError:  # not there yet, or not to be opened right now
             return []
         self._position += len(new)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CONTRACT = {f"neural_backend{module}" for module in ("", ".config", ".protocol", ".voxels")}
+CONTRACT = {f"neural_backend{module}" for module in ("", ".config", ".png", ".protocol", ".voxels")}
 CONTRACT |= {f"neural_backend.dataset{module}" for module in ("", ".exr", ".transforms")}
 # from the highest layer to the lowest; a module imports from its own layer and from those below
 LAYERS = (

@@ -29,7 +29,7 @@ def check_types() -> bool:
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         (folder / "neural_fields").symlink_to(ROOT, target_is_directory=True)
-        contract = ("config", "protocol", "voxels", "dataset.transforms")
+        contract = ("config", "png", "protocol", "voxels", "dataset.transforms")
         packages = [f"-mneural_fields.neural_backend.{module}" for module in contract]
         packages += ["-pneural_fields.operators", "-pneural_fields.ui"]
         options = ["--config-file", str(ROOT / "pyproject.toml"), "--cache-dir"]

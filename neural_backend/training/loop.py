@@ -16,6 +16,7 @@ from ..config import TrainingSettings
 from . import checkpoint
 from .distributed import ALONE, Ranks, Word
 from .leash import Leash
+from .live_view import LiveView
 from .scores import Scores
 from .task import Task
 
@@ -108,6 +109,7 @@ class Training:
             _Chore(PREVIEW_EVERY, self._show, _TYPICAL_CHORE),
             _Chore(CHECKPOINT_EVERY, self._save, _TYPICAL_CHORE),
         )
+        self._live = LiveView(task, run, emit)
 
     @property
     def samples_per_second(self) -> float:
@@ -138,7 +140,9 @@ class Training:
         wall = training
         # chores make it longer, and in that time more of them are due
         for _ in range(_ROUNDS):
-            wall = training + sum(chore.seconds_within(wall) for chore in self._chores)
+            wall = training + sum(
+                chore.seconds_within(wall) for chore in (*self._chores, self._live)
+            )
         # each is done once more at the end
         return wall + sum(chore.seconds for chore in self._chores)
 
@@ -158,6 +162,7 @@ class Training:
             self._seconds = time.perf_counter() - started
             if self._ranks.first:
                 started += sum(chore.if_due() for chore in (*self._chores, self._say))
+                started += self._live.if_due(self._step)
         if self._ranks.first:
             # whoever pulls the leash may be about to end
             if not leash.pulled or self._chores[0].seconds < _QUICK:

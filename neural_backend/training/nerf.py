@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from .. import protocol
 from ..config import TrainingSettings
 from ..dataset.colour import over_white
 from ..dataset.images import Images, load_views, premultiplied
-from ..dataset.transforms import INNER, Dataset
+from ..dataset.transforms import INNER, Dataset, View
 from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, Samples, choose
@@ -341,20 +342,24 @@ class NerfTask:
             scores.ssim(shown[first:].view(shape), truth[first:].view(shape)),
         )
 
+    def picture(self, view: View) -> Tensor:
+        """[H, W, 4] what a camera sees, see ``task.Task``."""
+        with self._average.shown():
+            return volume.render_image(
+                self.field,
+                self.grid,
+                view.intrinsics,
+                view.world_from_camera,
+                self.field_from_world,
+                self._kernels,
+            )
+
     def preview(self) -> npt.NDArray[np.uint8]:
         """[H, W, 3] a held-out view (else the first training view) beside its truth, on white."""
         images = self._held_out or self._images
         view = images.views[0]
         intrinsics = volume.scaled(view.intrinsics, _PREVIEW_SIDE)
-        with self._average.shown():
-            rendered = volume.render_image(
-                self.field,
-                self.grid,
-                intrinsics,
-                view.world_from_camera,
-                self.field_from_world,
-                self._kernels,
-            )
+        rendered = self.picture(dataclasses.replace(view, intrinsics=intrinsics))
         truth = images.on_white(images.image(0))
         truth = torch.nn.functional.interpolate(
             truth.permute(2, 0, 1)[None], (intrinsics.h, intrinsics.w), mode="area"

@@ -71,7 +71,7 @@ def _locked(run: RunFolder) -> Iterator[None]:
                 f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}"
             ) from None
         with contextlib.suppress(OSError):
-            for path in (run.config, run.checkpoint, run.preview, run.metrics):
+            for path in (run.config, run.checkpoint, run.preview, run.metrics, run.live, run.eye):
                 protocol.clear_unfinished(path)
         yield
 
@@ -432,7 +432,7 @@ def _set_aside(run: RunFolder) -> None:
     Raises:
         OSError: a file cannot be moved.
     """
-    files = (run.config, run.events, run.preview, run.metrics, run.checkpoint)
+    files = (run.config, run.events, run.preview, run.live, run.metrics, run.checkpoint)
     if not run.checkpoint.exists() and _is_unfinished(run):
         for file in files:
             file.unlink(missing_ok=True)

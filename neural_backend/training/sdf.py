@@ -11,7 +11,8 @@ import torch
 
 from .. import kernels
 from ..config import TrainingSettings
-from ..dataset.transforms import field_from_bounds
+from ..dataset.colour import displayed
+from ..dataset.transforms import View, field_from_bounds
 from ..extraction import mesh_file
 from ..fields.encodings import HashEncoding
 from ..fields.signed_distance import SignedDistanceField
@@ -214,6 +215,13 @@ class SdfTask:
 
     def validate(self) -> Scores:
         return Scores()
+
+    def picture(self, view: View) -> torch.Tensor:
+        with self._average.shown():
+            rendered = sphere_tracing.render_image(
+                self.field, view, self.field_from_world, self._device
+            )
+        return displayed(rendered, linear=False)
 
     def preview(self) -> npt.NDArray[np.uint8]:
         with self._average.shown():

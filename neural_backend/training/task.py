@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..dataset.transforms import View
 from .scores import Scores
 
 
@@ -91,6 +92,10 @@ class Task(Protocol):
 
     def validate(self) -> Scores:
         """On a few validation views, always at the same places."""
+        ...
+
+    def picture(self, view: View) -> torch.Tensor:
+        """[H, W, 4] what a camera sees of the field as it is now: sRGB with straight alpha."""
         ...
 
     def preview(self) -> npt.NDArray[np.uint8]:

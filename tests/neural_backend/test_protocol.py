@@ -17,6 +17,7 @@ from neural_backend.protocol import (
     Error,
     EventReader,
     EventWriter,
+    Live,
     Preview,
     Progress,
     Started,
@@ -30,6 +31,7 @@ EVENTS = [
     Started("nerf", "cpu", "reference", 1234, views=9),
     Progress(3, 10, 1.5, 60.0, 0.25, 2.0, 1e6, psnr=27.5),
     Preview(3),
+    Live(3, 192, 108, 0.1, "eye-7"),
     Checkpoint(3),
     Warning("odd"),
     Error("wrong", "mend it"),
@@ -96,6 +98,16 @@ def test_the_reader_follows_the_writer(tmp_path):
         file.write(line[5:] + b"\xff\xfe damaged\n")
     writer(EVENTS[4])
     assert reader.poll() == EVENTS[3:5]
+
+
+def test_a_long_file_is_read_in_parts(tmp_path):
+    path = tmp_path / "events.jsonl"
+    writer, reader = EventWriter(path), EventReader(path)
+    for event in EVENTS:
+        writer(event)
+    parts = [reader.poll(100) for _ in range(20)]
+    assert [event for part in parts for event in part] == EVENTS
+    assert len(parts[0]) < 3
 
 
 def test_a_reader_from_the_end_skips_an_earlier_start(tmp_path):

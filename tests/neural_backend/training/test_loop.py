@@ -1,15 +1,18 @@
 """The training loop with a task that counts."""
 
 import math
+import os
 
 import imageio.v3
 import numpy as np
 import pytest
 import torch
 
-from neural_backend import protocol
+from neural_backend import png, protocol
 from neural_backend.config import TrainingSettings
-from neural_backend.training import checkpoint, loop
+from neural_backend.dataset import transforms
+from neural_backend.dataset.transforms import Intrinsics, View
+from neural_backend.training import checkpoint, live_view, loop
 from neural_backend.training.loop import Training
 from neural_backend.training.scores import Scores
 from neural_backend.training.task import Step
@@ -33,6 +36,11 @@ class Counting:
 
     def validate(self):
         return Scores(20.0 + len(self.progress), 0.9)
+
+    def picture(self, view):
+        intrinsics = view.intrinsics
+        picture = torch.linspace(0.0, 1.0, intrinsics.w)[None, :, None]
+        return picture.repeat(intrinsics.h, 1, 4)
 
     def preview(self):
         return np.full((4, 6, 3), 7, np.uint8)
@@ -231,3 +239,173 @@ def test_a_preview_that_cannot_be_written_is_one_warning(run, monkeypatch):
     assert len(warnings) == 1
     assert "preview.png" in warnings[0].message
     assert not any(isinstance(event, protocol.Preview) for event in events)
+
+
+@pytest.fixture
+def watched(run, monkeypatch):
+    """A training of 0.05 s a step, and somebody who looks: ``at(step, do)`` does it then."""
+    clock, task, doings = Clock(monkeypatch), Counting(), {}
+    take = clock.costs(0.05, task.step)
+
+    def step(progress):
+        for do in doings.pop(len(task.progress), ()):
+            do()
+        return take(progress)
+
+    task.step = step
+    task.picture = clock.costs(lambda: watched.cost, task.picture)
+
+    def train_for(seconds):
+        views = []
+
+        def listen(event):
+            if isinstance(event, protocol.Live):
+                views.append((event, clock.now))
+
+        training = Training(task, TrainingSettings(max_seconds=seconds), run, listen)
+        done = training.run_until(Pulled(task, math.inf))
+        assert done.seconds == pytest.approx(seconds, abs=0.06), "views are no training time"
+        return views
+
+    watched.cost, watched.train_for, watched.clock, watched.task = 0.01, train_for, clock, task
+    watched.at = lambda step, do: doings.setdefault(step, []).append(do)
+    return watched
+
+
+def look(run, name="eye-1", x=0.0, size=(640, 360)):
+    pose = np.eye(4)
+    pose[0, 3] = x
+    intrinsics = Intrinsics(*size, 500.0, 500.0, size[0] / 2, size[1] / 2)
+    transforms.write_cameras(run.eye, (View(name, pose, intrinsics),))
+
+
+def keep_looking(watched, run, until):
+    for step in range(0, until, 20):
+        watched.at(step, lambda: look(run))
+
+
+def test_who_looks_gets_views(run, watched):
+    keep_looking(watched, run, 200)
+    views = watched.train_for(10.0)
+    assert 8 <= len(views) <= 11, "one a second"
+    last = views[-1][0]
+    assert (last.eye, last.width, last.height) == ("eye-1", 480, 270)
+    shown = png.decode(run.live.read_bytes())
+    assert shown.shape == (270, 480, 4)
+    assert shown[0, 0].tolist() == [0] * 4
+    assert shown[9, -1].tolist() == [255] * 4
+    assert imageio.v3.imread(run.live).tolist() == shown.tolist()
+    assert last.step > views[0][0].step > 0
+
+
+def test_nobody_looks_and_nothing_is_rendered(run, watched):
+    watched.task.picture = None
+    assert watched.train_for(10.0) == []
+    assert not run.live.exists()
+
+
+def test_what_an_earlier_look_has_left_is_nobody(run, watched):
+    look(run)
+    assert watched.train_for(10.0) == []
+
+
+def test_who_looks_no_more_costs_nothing(run, watched):
+    watched.at(0, lambda: look(run))
+    views = watched.train_for(30.0)
+    assert len(views) >= 4
+    assert views[-1][1] < live_view.PRESENT + 1.0
+    watched.at(len(watched.task.progress), lambda: look(run))
+    watched.at(len(watched.task.progress) + 20, lambda: run.eye.unlink())
+    assert len(watched.train_for(30.0)) == 1, "gone is gone at once"
+
+
+def test_touching_is_looking(run, watched):
+    look(run)
+    watched.at(10, lambda: os.utime(run.eye, (5.0, 5.0)))  # whatever the disk's clock says
+    assert watched.train_for(3.0)
+
+
+def test_a_camera_that_has_moved_is_shown_at_once(run, watched):
+    for step in range(0, 100, 10):  # twice a second
+        watched.at(step, lambda step=step: look(run, f"eye-{step}", float(step)))
+    views = [event.eye for event, _ in watched.train_for(5.0)]
+    assert views == [f"eye-{step}" for step in range(0, 100, 10)]
+
+
+@pytest.mark.parametrize("damage", ["{", "", "[]", '{"frames": []}', '{"frames": [{}]}'])
+def test_a_damaged_eye_changes_nothing(run, watched, damage):
+    watched.at(10, lambda: look(run))
+    watched.at(30, lambda: run.eye.write_text(damage))
+    views = watched.train_for(4.0)
+    assert {event.eye for event, _ in views} == {"eye-1"}
+    assert len(views) > 2
+    run.eye.unlink()
+    watched.task.progress.clear()
+    watched.at(10, lambda: run.eye.write_text(damage))
+    assert watched.train_for(4.0) == []
+
+
+@pytest.mark.parametrize(
+    ("cost", "longest", "period"), [(1e-7, 480, 1.0), (1e-6, 300, 1.0), (1e-3, 96, 52.0)]
+)
+def test_views_are_as_large_as_their_share_of_the_time_allows(run, watched, cost, longest, period):
+    """``cost``: seconds a pixel."""
+    paint = Counting().picture
+
+    def picture(view):
+        watched.clock.now += cost * view.intrinsics.w * view.intrinsics.h
+        return paint(view)
+
+    watched.task.picture = picture
+    seconds = 10 * period
+    keep_looking(watched, run, round(seconds / 0.05))
+    views = watched.train_for(seconds)
+    sizes = [max(event.width, event.height) for event, _ in views]
+    assert sizes[-1] == pytest.approx(longest, rel=0.5)
+    spent = sum(event.seconds for event, _ in views[2:])
+    assert spent / watched.clock.now < 1.1 * live_view.SHARE
+    times = np.diff([now for _, now in views[2:]])
+    assert times.mean() == pytest.approx(period, rel=0.2)
+
+
+def test_views_are_in_the_time_left(run, watched):
+    keep_looking(watched, run, 400)
+    watched.cost = 0.5
+    told = []
+    settings = TrainingSettings(max_seconds=20.0)
+    training = Training(
+        watched.task,
+        settings,
+        run,
+        lambda event: (
+            told.append((watched.clock.now, event))
+            if isinstance(event, protocol.Progress)
+            else None
+        ),
+    )
+    training.run_until(Pulled(watched.task, math.inf))
+    end = watched.clock.now
+    assert end > 21.5
+    errors = [abs(now + event.eta - end) / end for now, event in told if now > 6.0]
+    assert max(errors) < 0.05
+
+
+def test_full_memory_costs_a_view_and_no_more(run, watched):
+    paint, sides = Counting().picture, []
+
+    def picture(view):
+        sides.append(view.intrinsics.w)
+        if len(sides) == 1:
+            raise MemoryError
+        return paint(view)
+
+    watched.task.picture = picture
+    keep_looking(watched, run, 60)
+    assert len(watched.train_for(3.0)) == len(sides) - 1
+    assert sides[:2] == [192, 96]
+
+
+def test_a_view_that_cannot_be_written_is_none(run, watched):
+    run.live.mkdir()
+    keep_looking(watched, run, 60)
+    assert watched.train_for(3.0) == []
