@@ -35,6 +35,7 @@ from .fields.radiance import RadianceField
 from .fields.surface_radiance import SurfaceRadianceField
 from .protocol import BadInput
 from .rendering import sphere_tracing, volume
+from .sampling import occupancy
 from .training import run as runs
 from .training.evaluation import evaluate_views
 from .training.leash import Leash
@@ -252,14 +253,13 @@ def _traced(run: OpenRun) -> Callable[[torch.Tensor], torch.Tensor] | None:
     signed = _signed_distance(run)
     if signed is None or run.grid is None:
         return signed
-    occupied = run.grid.possible
+    possible = run.grid.possible
 
     def distance(points: torch.Tensor) -> torch.Tensor:
         found = signed(points)
-        size = len(occupied)
-        x, y, z = (points * size).long().clamp(0, size - 1).unbind(1)
-        # in empty cells the images have taught the field nothing that would have to be seen
-        return torch.where(occupied[x, y, z], found, found.clamp(min=1.0 / size))
+        # beyond the hull the images have taught the field nothing that would have to be seen
+        beyond = found.clamp(min=1.0 / len(possible))
+        return torch.where(occupancy.at_points(possible, points), found, beyond)
 
     return distance
 

@@ -14,6 +14,7 @@ import trimesh
 from .. import protocol
 from ..dataset.colour import linear_from_srgb
 from ..protocol import BadInput, first_line, write_whole
+from ..sampling.surface import areas
 from . import gltf, own_files
 from .texture import Texture
 
@@ -248,11 +249,8 @@ def read(path: str | os.PathLike[str]) -> trimesh.Trimesh:
         raise BadInput(f"{path}: vertices: NaN or infinite; repair the mesh and export it again")
     if path.suffix.lower() == ".glb":
         vertices = vertices @ _GLTF_FROM_WORLD
-    corner = vertices[faces]
-    area = np.linalg.norm(
-        np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0]), axis=1
-    )
-    faces = faces[area > 1e-14 * np.ptp(corner.reshape(-1, 3), axis=0).max() ** 2]
+    longest = np.ptp(vertices[faces].reshape(-1, 3), axis=0).max()
+    faces = faces[areas(vertices, faces) > 0.5e-14 * longest**2]
     if len(faces) == 0:
         raise BadInput(f"{path}: faces: none has an area; give a mesh with triangles")
     used, renumbered = np.unique(faces, return_inverse=True)

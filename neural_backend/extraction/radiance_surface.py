@@ -14,7 +14,7 @@ from torch import Tensor
 from ..dataset.transforms import Matrix, View
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels
-from ..sampling.occupancy import OccupancyGrid
+from ..sampling.occupancy import OccupancyGrid, at_points
 from ..sampling.rays import Cameras
 from . import depth
 from .depth import DepthMaps
@@ -107,11 +107,11 @@ def from_density(
 
     def value(points: Tensor) -> Tensor:
         values = torch.full((len(points),), -1.0, device=points.device)
-        there = _cells(occupied, points)
+        there = at_points(occupied, points)
         # the logarithm is what the network puts out: smooth where the density jumps
         nats = torch.log(density(points[there]).clamp(min=1e-9) / level)
         values[there] = (nats / _RANGE).clamp(-1.0, 1.0)
-        perhaps = (_cells(solid, points) & (values < 1.0)).nonzero()[:, 0]
+        perhaps = (at_points(solid, points) & (values < 1.0)).nonzero()[:, 0]
         _, weights = maps.fused(points[perhaps], truncation)
         values[perhaps[weights == 0.0]] = 1.0
         return values
@@ -127,19 +127,12 @@ def from_depth(
 
     def value(points: Tensor) -> Tensor:
         values = torch.full((len(points),), -1.0, device=points.device)
-        there = _cells(solid, points).nonzero()[:, 0]
+        there = at_points(solid, points).nonzero()[:, 0]
         behind, weights = maps.fused(points[there], truncation)
         values[there] = torch.where(weights == 0.0, 1.0, behind)
         return values
 
     return Volume(value, reaching(occupied), occupied.device, cavities, False)
-
-
-def _cells(grid: Tensor, points: Tensor) -> Tensor:
-    """[N] the values of a grid's cells at points [N, 3] of the unit box."""
-    size = len(grid)
-    cell = (points * size).long().clamp(0, size - 1)
-    return grid[cell[:, 0], cell[:, 1], cell[:, 2]]
 
 
 def enclosed(occupied: Tensor) -> Tensor:
@@ -167,6 +160,6 @@ def reaching(occupied: Tensor) -> Callable[[Tensor, float], Tensor]:
         return held > 0.0
 
     def may_hold(centres: Tensor, half_edge: float) -> Tensor:
-        return _cells(within(min(math.ceil(half_edge * size), size - 1)), centres)
+        return at_points(within(min(math.ceil(half_edge * size), size - 1)), centres)
 
     return may_hold

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from ..protocol import BadInput
+from ..sampling.surface import area_normals
 from .topology import Faces, Points
 
 Colors = Callable[[npt.NDArray, npt.NDArray, float], npt.NDArray]
@@ -132,8 +133,7 @@ def normals(
 
 def vertex_normals(vertices: Points, faces: Faces) -> Points:
     """[M, 3] unit normals of the vertices: the mean of the faces around, weighted by area."""
-    corner = vertices[faces]
-    normal = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    normal = area_normals(vertices, faces)
     index = faces.ravel()
     total = np.stack(
         [np.bincount(index, normal[:, axis].repeat(3), len(vertices)) for axis in range(3)], axis=1

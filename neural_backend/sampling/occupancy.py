@@ -172,6 +172,13 @@ def full_grid(size: int, step: float, device: torch.device) -> OccupancyGrid:
     return OccupancyGrid(possible, step)
 
 
+def at_points(cells: Tensor, points: Tensor) -> Tensor:
+    """[N] the values of a grid's cells [G, G, G] at points [N, 3] of the unit box."""
+    size = len(cells)
+    x, y, z = (points * size).long().clamp(0, size - 1).unbind(1)
+    return cells[x, y, z]
+
+
 def box_cells(low: Tensor, high: Tensor, size: int, border: int = 1) -> Tensor:
     """[size, size, size] bool: the cells that share space with a box of the unit box.
 

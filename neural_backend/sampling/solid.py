@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import trimesh
 
-from .surface import BESIDE, INSIDE, Faces, MeshDistance, Points, face_normals
+from .surface import BESIDE, INSIDE, Faces, MeshDistance, Points, areas, face_normals
 
 _PROBES = 1 << 14
 _SOLID = 0.5  # part of the surface that borders an inside; a mesh with less encloses nothing
@@ -87,13 +87,10 @@ def _parts(vertices: Points, faces: Faces) -> Faces:
 def _probes(vertices: Points, faces: Faces) -> tuple[Points, Faces]:
     """Points spread evenly over the mesh, [N, 3], and their faces [N]."""
     random = np.random.default_rng(0)
-    corners = vertices[faces]
-    area = np.linalg.norm(
-        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
-    )
+    area = areas(vertices, faces)
     face = random.choice(len(faces), _PROBES, p=area / area.sum())
     weights = random.dirichlet((1.0, 1.0, 1.0), _PROBES)
-    return (corners[face] * weights[:, :, None]).sum(axis=1), face
+    return (vertices[faces[face]] * weights[:, :, None]).sum(axis=1), face
 
 
 def _windings(distance: MeshDistance, points: Points, normals: Points) -> tuple[Points, Points]:

@@ -167,10 +167,20 @@ def _rows(points: Points) -> Points:
     return np.ascontiguousarray(points, dtype=np.float64)
 
 
+def area_normals(vertices: Points, faces: Faces) -> Points:
+    """[K, 3] normals of triangles, twice as long as their area is large."""
+    first, second, third = (vertices[faces[:, corner]] for corner in range(3))
+    return np.cross(second - first, third - first)
+
+
+def areas(vertices: Points, faces: Faces) -> Points:
+    """[K] areas of triangles."""
+    return 0.5 * np.linalg.norm(area_normals(vertices, faces), axis=1)
+
+
 def face_normals(vertices: Points, faces: Faces) -> Points:
     """[K, 3] unit normals of triangles; zero for those without an area."""
-    corners = vertices[faces]
-    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = area_normals(vertices, faces)
     return normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-300)
 
 
@@ -184,13 +194,10 @@ class SurfaceSampler:
     """
 
     def __init__(self, vertices: Points, faces: Faces, device: torch.device | str = "cpu"):
-        corners = vertices[faces]
-        area = np.linalg.norm(
-            np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1
-        )
+        area = areas(vertices, faces)
         # the running sum of many small areas needs double precision, which mps does not have
         self._until = torch.from_numpy((np.cumsum(area) / area.sum())[:-1]).float().to(device)
-        self._corners = torch.from_numpy(corners).float().to(device)
+        self._corners = torch.from_numpy(vertices[faces]).float().to(device)
 
     def __call__(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
         """[count, 3] points; ``generator`` is on the sampler's device."""
