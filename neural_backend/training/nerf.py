@@ -18,7 +18,6 @@ from ..config import TrainingSettings
 from ..dataset.colour import over_white
 from ..dataset.images import Images, load_views, premultiplied
 from ..dataset.transforms import INNER, Dataset, View
-from ..fields.encodings import HashEncoding
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels, Samples, choose
 from ..rendering import volume
@@ -32,8 +31,9 @@ from ..sampling.occupancy import (
 )
 from ..sampling.pixels import Drawn, Pixels
 from ..sampling.rays import Cameras
-from . import memory, optimiser, scores
+from . import memory, scores
 from .distributed import ALONE, Ranks
+from .optimiser import FieldOptimiser
 from .scores import Scores
 from .task import Step, field_state, part, reseed, restore
 
@@ -57,6 +57,7 @@ _VALIDATION_VIEWS = 8
 _VALIDATION_PIXELS = 8192
 _VALIDATION_WINDOWS = 128
 _PREVIEW_SIDE = 200
+_GRID = "field.grid."  # what the grid's tensors are called in a checkpoint
 
 
 class Rays(NamedTuple):
@@ -147,15 +148,7 @@ class NerfTask:
         self._error = relative_l2 if self._images.linear else l2
         self._rays = min(_FIRST_RAYS, self._batch)
         self._steps = 0
-        encoding = self.field.encoding
-        self._table_optimiser: optimiser.TableAdam | None = None
-        if isinstance(encoding, HashEncoding):
-            self._table_optimiser = optimiser.TableAdam(encoding, self._kernels)
-        of_encoding = {id(parameter) for parameter in encoding.parameters()}
-        self._optimiser = optimiser.Adam(
-            (each for each in self.field.parameters() if id(each) not in of_encoding), WEIGHT_DECAY
-        )
-        self._average = optimiser.WeightAverage(self.field)
+        self._optimiser = FieldOptimiser(self.field, self._kernels, WEIGHT_DECAY, ranks)
 
     def _tell_doubts(self) -> None:
         """Say what will keep the field from becoming anything.
@@ -190,10 +183,14 @@ class NerfTask:
             size = RESOLUTION // 2 if self._device.type == "cpu" else RESOLUTION
             framed = framed_cells(self._images, self._cameras, size)
             return OccupancyGrid(framed, max(step, LONGEST_STEP / 2), reach(self._cameras))
+        return OccupancyGrid(self._hull(), step)
+
+    def _hull(self) -> Tensor:
+        """[G, G, G] bool: the cells that no view shows to be empty, within the bounds."""
         hull = visual_hull(self._images, self._cameras, RESOLUTION)
         # behind transparent pixels there is nothing; opaque ones may show what lies far away
         within = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
-        return OccupancyGrid(within if within.any() else hull, step)
+        return within if within.any() else hull
 
     def step(self, progress: float) -> Step:
         """One optimiser step; where memory is full, with half as many samples from then on."""
@@ -208,8 +205,7 @@ class NerfTask:
                 too_many = f"{where} is full with {self._batch} samples a step"
                 self._emit(protocol.Warning(f"{too_many}; training goes on with fewer"))
             self._batch, self._rays = self._batch // 2, max(self._rays // 2, 1)
-            if self._table_optimiser is not None:
-                self._table_optimiser.forget()
+            self._optimiser.forget()
             memory.release(self._device)
 
     def _take_step(self, progress: float) -> Step:
@@ -256,14 +252,7 @@ class NerfTask:
 
     def _learn(self, loss: Tensor, progress: float) -> None:
         """An optimiser step."""
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._ranks.average(self.field)
-        rate = self._rate * LAST_RATE**progress
-        self._optimiser.step(rate)
-        if self._table_optimiser is not None:
-            self._table_optimiser.step(rate)
-        self._average.update()
+        self._optimiser.learn(loss, self._rate * LAST_RATE**progress)
 
     def _rays_through(self, drawn: Drawn) -> Rays:
         """Rays through pixels, with what the views show there."""
@@ -282,13 +271,8 @@ class NerfTask:
 
     def state(self) -> dict[str, Tensor]:
         """The field, its grid, and what a resumed run needs to go on as if never stopped."""
-        with self._average.shown():
-            state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
-        state |= self._average.state()
-        state |= {f"field.grid.{name}": value for name, value in self.grid.state().items()}
-        state |= self._optimiser.state()
-        if self._table_optimiser is not None:
-            state |= self._table_optimiser.state()
+        state = self._optimiser.state()
+        state |= {f"{_GRID}{name}": value for name, value in self.grid.state().items()}
         state |= {f"training.pixels.{name}": value for name, value in self._drawn.state().items()}
         state["training.generator"] = self._generator.get_state()
         state["training.counters"] = torch.tensor([self._steps, self._rays])
@@ -300,11 +284,8 @@ class NerfTask:
         Raises:
             KeyError, ValueError, RuntimeError: when it does not fit.
         """
-        _load(self.field, self.grid, state)
-        self._average.load_state(state)
+        self.grid.load_state(part(state, _GRID))
         self._optimiser.load_state(state)
-        if self._table_optimiser is not None:
-            self._table_optimiser.load_state(state)
         self._drawn.load_state(part(state, "training.pixels."))
         self._steps, self._rays = state["training.counters"].tolist()
         before = (state["training.generator"], self._settings.seed, self._steps)
@@ -325,7 +306,7 @@ class NerfTask:
         truth = images.on_white(images.pixels[pixel])
         view, place = view.to(self._device), place.to(self._device)
         width = cameras.widths[view]
-        with self._average.shown():
+        with self._optimiser.averaged():
             colour = volume.render_points(
                 self.field,
                 self.grid,
@@ -344,7 +325,7 @@ class NerfTask:
 
     def picture(self, view: View) -> Tensor:
         """[H, W, 4] what a camera sees, see ``task.Task``."""
-        with self._average.shown():
+        with self._optimiser.averaged():
             return volume.render_image(
                 self.field,
                 self.grid,
@@ -422,11 +403,6 @@ def reach(cameras: Cameras) -> float:
     return float(distance.median()) + 0.5 * math.sqrt(3.0) * INNER
 
 
-def _load(field: RadianceField, grid: OccupancyGrid, state: dict[str, Tensor]) -> None:
-    grid.load_state(part(state, "field.grid."))
-    field.load_state_dict(field_state(state))
-
-
 def load_field(
     settings: TrainingSettings,
     state: dict[str, Tensor],
@@ -441,6 +417,7 @@ def load_field(
     kernels = choose(device)
     linear = bool(state["field.in_linear_light"])
     field = kind(settings, kernels, linear).to(device)
-    grid = full_grid(len(state["field.grid.density"]), SHORTEST_STEP, device)
-    _load(field, grid, state)
+    grid = full_grid(len(state[f"{_GRID}density"]), SHORTEST_STEP, device)
+    grid.load_state(part(state, _GRID))
+    field.load_state_dict(field_state(state))
     return field.eval(), grid, kernels

@@ -23,7 +23,7 @@ from ..kernels import Samples
 from ..kernels.reference import pooled
 from ..rendering.sphere_tracing import gradients
 from ..sampling import distance
-from ..sampling.occupancy import RESOLUTION, OccupancyGrid, box_cells, visual_hull
+from ..sampling.occupancy import OccupancyGrid
 from ..sampling.rays import intersect_box
 from ..sampling.seen_surfaces import SeenSurfaces
 from .distributed import ALONE, Ranks
@@ -87,8 +87,7 @@ class NeusTask(NerfTask):
     def _first_grid(self) -> OccupancyGrid:
         """What no view shows to be empty, which also is what the field is taught first."""
         step = STEP * step_length(self._cameras, self._settings)
-        hull = visual_hull(self._images, self._cameras, RESOLUTION)
-        hull = hull & box_cells(*self._bounds.to(self._device), RESOLUTION)
+        hull = self._hull()
         if lost := self._dataset.missing_passes:
             self._emit(
                 protocol.Warning(
@@ -112,7 +111,7 @@ class NeusTask(NerfTask):
             around = squared[:, None, None] + squared[:, None] + squared
             self._first_distance = around.sqrt() - _RADIUS
         else:
-            coarse = pooled(hull, max(RESOLUTION // _HULL_CELLS, 1))
+            coarse = pooled(hull, max(len(hull) // _HULL_CELLS, 1))
             self._first_distance = distance.signed(coarse)
         return OccupancyGrid(hull, step)
 

@@ -9,7 +9,11 @@ import torch
 from torch.optim.adam import adam
 
 from ..fields.encodings import HashEncoding
+from ..fields.radiance import RadianceField
+from ..fields.signed_distance import SignedDistanceField
 from ..kernels import Kernels
+from .distributed import ALONE, Ranks
+from .task import field_state
 
 BETAS = (0.9, 0.99)
 EPSILON = 1e-15
@@ -183,3 +187,66 @@ class WeightAverage:
             self._averages[name].copy_(parameter)
             parameter.copy_(state[f"weights.{name}"])
         self._steps = int(state["weights.steps"])
+
+
+class FieldOptimiser:
+    """Learns all weights of a field, and keeps their running average.
+
+    Args:
+        weight_decay: of what is not the encoding's.
+        ranks: that train together.
+    """
+
+    def __init__(
+        self,
+        field: RadianceField | SignedDistanceField,
+        kernels: Kernels,
+        weight_decay: float = 0.0,
+        ranks: Ranks = ALONE,
+    ):
+        self._field, self._ranks = field, ranks
+        encoding = field.encoding
+        self._table = TableAdam(encoding, kernels) if isinstance(encoding, HashEncoding) else None
+        of_encoding = {id(parameter) for parameter in encoding.parameters()}
+        self._others = Adam(
+            (each for each in field.parameters() if id(each) not in of_encoding), weight_decay
+        )
+        self._average = WeightAverage(field)
+
+    def learn(self, loss: torch.Tensor, rate: float) -> None:
+        """One step down the slope of a loss []."""
+        self._others.zero_grad()
+        loss.backward()
+        self._ranks.average(self._field)
+        self._others.step(rate)
+        if self._table is not None:
+            self._table.step(rate)
+        self._average.update()
+
+    def forget(self) -> None:
+        """Drop what a step that has failed half-way left behind."""
+        if self._table is not None:
+            self._table.forget()
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """While it lasts the field has the averages for weights."""
+        return self._average.shown()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The averaged field, named ``field.<parameter>``, and what its learning goes on with."""
+        with self.averaged():
+            state = {f"field.{name}": value for name, value in self._field.state_dict().items()}
+        state |= self._average.state() | self._others.state()
+        return state if self._table is None else state | self._table.state()
+
+    def load_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Take up ``state()``, the field's weights included.
+
+        Raises:
+            KeyError, ValueError, RuntimeError: it belongs to another field.
+        """
+        self._field.load_state_dict(field_state(state))
+        self._average.load_state(state)
+        self._others.load_state(state)
+        if self._table is not None:
+            self._table.load_state(state)

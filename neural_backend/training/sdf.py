@@ -14,14 +14,13 @@ from ..config import TrainingSettings
 from ..dataset.colour import displayed
 from ..dataset.transforms import View, field_from_bounds
 from ..extraction import mesh_file
-from ..fields.encodings import HashEncoding
 from ..fields.signed_distance import SignedDistanceField
 from ..protocol import Event, Warning
 from ..rendering import sphere_tracing
 from ..sampling import solid
 from ..sampling.surface import SurfaceSampler
-from . import optimiser
 from .distributed import ALONE, Ranks
+from .optimiser import FieldOptimiser
 from .scores import Scores
 from .task import Step, field_state, restore
 
@@ -108,12 +107,7 @@ class SdfTask:
         self._pool_size = _CPU_POOL if device.type == "cpu" else _GPU_POOL
         self._pool = self._drawn(self._pool_size)
         self._steps = 0
-        encoding = self.field.encoding
-        self._table_optimiser: optimiser.TableAdam | None = None
-        if isinstance(encoding, HashEncoding):
-            self._table_optimiser = optimiser.TableAdam(encoding, used)
-        self._optimiser = optimiser.Adam(self.field.network.parameters())
-        self._average = optimiser.WeightAverage(self.field)
+        self._optimiser = FieldOptimiser(self.field, used, ranks=ranks)
 
     def _drawn(self, count: int) -> dict[str, torch.Tensor]:
         """Segments, as ``MeshDistance.segments`` has them, for a pool of ``count``: near the
@@ -174,34 +168,18 @@ class SdfTask:
         points, wanted = self._samples()
         error = (self.field(points) - wanted).abs() / (wanted.abs() + _RELATIVE_FLOOR)
         loss = error.mean()
-        self._optimiser.zero_grad()
-        loss.backward()
-        self._ranks.average(self.field)
-        rate = self._rate * _LAST_RATE**progress
-        self._optimiser.step(rate)
-        if self._table_optimiser is not None:
-            self._table_optimiser.step(rate)
-        self._average.update()
+        self._optimiser.learn(loss, self._rate * _LAST_RATE**progress)
         return Step(loss.detach(), len(points))
 
     def state(self) -> dict[str, torch.Tensor]:
-        with self._average.shown():
-            state = {f"field.{name}": value for name, value in self.field.state_dict().items()}
-        state |= self._average.state()
-        state |= self._optimiser.state()
-        if self._table_optimiser is not None:
-            state |= self._table_optimiser.state()
+        state = self._optimiser.state()
         state["training.generator"] = self._generator.get_state()
         state["training.host_generator"] = self._host_generator.get_state()
         state["training.steps"] = torch.tensor(self._steps)
         return state | {f"training.pool.{name}": each for name, each in self._pool.items()}
 
     def load_state(self, state: dict[str, torch.Tensor]) -> None:
-        self.field.load_state_dict(field_state(state))
-        self._average.load_state(state)
         self._optimiser.load_state(state)
-        if self._table_optimiser is not None:
-            self._table_optimiser.load_state(state)
         for name in self._pool:
             pool = state[f"training.pool.{name}"]
             if pool.ndim != 2 or pool.shape[1] != self._pool[name].shape[1]:
@@ -217,14 +195,14 @@ class SdfTask:
         return Scores()
 
     def picture(self, view: View) -> torch.Tensor:
-        with self._average.shown():
+        with self._optimiser.averaged():
             rendered = sphere_tracing.render_image(
                 self.field, view, self.field_from_world, self._device
             )
         return displayed(rendered, linear=False)
 
     def preview(self) -> npt.NDArray[np.uint8]:
-        with self._average.shown():
+        with self._optimiser.averaged():
             pixels = sphere_tracing.portrait(self.field, _PREVIEW, self._device)
         return np.round(255.0 * pixels).astype(np.uint8)
 

@@ -12,7 +12,7 @@ from neural_backend.config import ResultSettings, TrainingSettings
 from neural_backend.dataset import exr, transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.fields.surface_radiance import FIRST_SHARPNESS, SurfaceRadianceField
-from neural_backend.training import neus, run
+from neural_backend.training import nerf, neus, run
 from neural_backend.training.fitting import fit
 from neural_backend.training.neus import NeusTask
 
@@ -33,7 +33,7 @@ SMALL = TrainingSettings(
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    monkeypatch.setattr(neus, "RESOLUTION", 32)
+    monkeypatch.setattr(nerf, "RESOLUTION", 32)
     monkeypatch.setattr(neus, "HULL_STEPS", 40)
     monkeypatch.setattr(neus, "GRID_EVERY", 4)
     monkeypatch.setattr(actions, "_COMPARED_RESOLUTION", 64)
