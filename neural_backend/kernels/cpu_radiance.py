@@ -202,6 +202,34 @@ def sizes(weights: Sequence[Tensor]) -> tuple[tuple[int, int], ...]:
     return tuple((weight.shape[1], weight.shape[0]) for weight in weights)
 
 
+def gradients(
+    network: Network,
+    constants: Sequence[npt.NDArray],
+    layout: Layout,
+    buffers: Buffers,
+    x: Floats,
+    starts: Whole,
+    counts: Whole,
+) -> list[Tensor | None]:
+    """What a backward pass has gathered: the gradients of the table, all weights and all biases.
+
+    The table's is None where the network has it put elsewhere.
+
+    Args:
+        x: [N, 3] samples, in the order of the features' gradients.
+        starts, counts: [P] parts of them that have gradients.
+    """
+    diverted = network.gradient is not None
+    of_table = network.gradient if diverted else torch.zeros(network.table.shape)
+    of_features = buffers.of_features
+    places = of_features.reshape(-1), of_features.shape[2], of_features[0].size
+    cpu_loops.encode_backward(
+        x, *places, starts, counts, constants[:4], constants[4], of_table.numpy()
+    )
+    of_layers = unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
+    return [None if diverted else of_table, *of_layers]
+
+
 class _Render(torch.autograd.Function):
     @staticmethod
     def forward(ctx, context, keep: bool, table: Tensor, *parameters: Tensor):
@@ -234,7 +262,7 @@ class _Render(torch.autograd.Function):
         )
         if keep:
             ctx.used = (layout, net, buffers, rays[2], offsets[parts[:-1]], counts, total, alpha)
-            ctx.context, ctx.shape = context, table.shape
+            ctx.context = context
         else:
             renderer.give_back(layout, buffers)
         return total, alpha
@@ -260,13 +288,6 @@ class _Render(torch.autograd.Function):
             buffers.gradients,
             buffers.of_features,
         )
-        diverted = network.gradient is not None
-        of_table = network.gradient if diverted else torch.zeros(ctx.shape)
-        of_features, order = buffers.of_features, constants[4]
-        places = of_features.reshape(-1), of_features.shape[2], of_features[0].size
-        cpu_loops.encode_backward(
-            buffers.kept[0], *places, starts, counts, constants[:4], order, of_table.numpy()
-        )
-        gradients = unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
+        found = gradients(network, constants, layout, buffers, buffers.kept[0], starts, counts)
         renderer.give_back(layout, buffers)
-        return None, None, None if diverted else of_table, *gradients
+        return None, None, *found

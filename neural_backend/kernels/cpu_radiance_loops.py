@@ -135,6 +135,66 @@ def to_colour(at, harmonics, ray, scratch, to, wide):
 
 
 @inner
+def filled(active, following, end, offsets, ray_of, next_of, light_of):
+    """Put the rays from ``following`` on that have samples into the free slots.
+
+    Returns how many slots are taken then, and the ray that follows.
+    """
+    while active < SLOTS and following < end:
+        if offsets[following + 1] > offsets[following]:
+            ray_of[active] = following
+            next_of[active] = offsets[following]
+            light_of[active] = _ONE
+            active += 1
+        following += 1
+    return active, following
+
+
+@inner
+def placed(active, rays, samples, ray_of, next_of, first_of, x):
+    """Put the positions of the next samples of the slots' rays into a block; returns how many.
+
+    Those of a slot are the rows from ``first_of`` it to ``first_of`` the next.
+    """
+    origins, directions = rays[:2]
+    t_start, t_end, offsets, contracted = samples
+    rows = 0
+    for slot in range(active):
+        r, first = ray_of[slot], next_of[slot]
+        first_of[slot] = rows
+        for i in range(first, min(first + RUN, offsets[r + 1])):
+            t = _f32(0.5) * (t_start[i] + t_end[i])
+            for axis in range(3):
+                x[rows, axis] = origins[r, axis] + directions[r, axis] * t
+            if contracted:
+                _contract(x, rows)
+            rows += 1
+    first_of[active] = rows
+    return rows
+
+
+@inner
+def to_geometry(rows, geometry, colour, scratch):
+    """Hand the gradient of the colour's input on to the geometry's output, but for its first
+    number, which is not the colour's."""
+    for i in range(rows):
+        at, to = colour[G_IN] + i * colour[PIN], geometry[G_OUT] + i * geometry[POUT]
+        for j in range(1, geometry[POUT]):
+            scratch[_u64(to + j)] = scratch[_u64(at + j)]
+
+
+@inner
+def to_levels(first, rows, features, scratch, of_features):
+    """Deal the gradient of a block's features out to the levels: into [L, N, F] from ``first``."""
+    for i in range(rows):
+        at = features[G_IN] + i * features[PIN]
+        for level in range(of_features.shape[0]):
+            for j in range(of_features.shape[2]):
+                of_features[level, first + i, j] = scratch[_u64(at + j)]
+            at += of_features.shape[2]
+
+
+@inner
 def _render_part(
     begin, end, rays, samples, table, grid, network, opaque, scratch, total, alpha, keep, kept
 ):
@@ -142,8 +202,8 @@ def _render_part(
 
     Those are written from the place of the part's first sample on.
     """
-    origins, directions, harmonics = rays
-    t_start, t_end, offsets, contracted = samples
+    harmonics = rays[2]
+    t_start, t_end, offsets = samples[:3]
     layout, weights, density, linear = network
     kept_x, kept_features, kept_ray, kept_length, kept_weight, kept_light = kept
     features = layout[0]
@@ -157,27 +217,10 @@ def _render_part(
     weight = np.empty(BLOCK, np.float32)
     active, following, place = 0, begin, offsets[begin]
     while True:
-        while active < SLOTS and following < end:
-            if offsets[following + 1] > offsets[following]:
-                ray_of[active] = following
-                next_of[active] = offsets[following]
-                light_of[active] = _ONE
-                active += 1
-            following += 1
+        active, following = filled(active, following, end, offsets, ray_of, next_of, light_of)
         if active == 0:
             break
-        rows = 0
-        for slot in range(active):
-            r, first = ray_of[slot], next_of[slot]
-            first_of[slot] = rows
-            for i in range(first, min(first + RUN, offsets[r + 1])):
-                t = _f32(0.5) * (t_start[i] + t_end[i])
-                for axis in range(3):
-                    x[rows, axis] = origins[r, axis] + directions[r, axis] * t
-                if contracted:
-                    _contract(x, rows)
-                rows += 1
-        first_of[active] = rows
+        rows = placed(active, rays, samples, ray_of, next_of, first_of, x)
         encode_rows(0, rows, x, table, grid, scratch, features[INPUT], features[PIN])
         forward(0, density, rows, layout, weights, scratch)
 
@@ -320,17 +363,9 @@ def _backward_part(
             by_density = kept_length[block + i] * (kept_light[block + i] * pull - left[r])
             scratch[_u64(geometry[G_OUT] + i * geometry[POUT])] = slope * by_density
         backward(density, layers, rows, layout, weights, scratch, gradients)
-        for i in range(rows):
-            at, to = colour[G_IN] + i * colour[PIN], geometry[G_OUT] + i * geometry[POUT]
-            for j in range(1, geometry[POUT]):
-                scratch[_u64(to + j)] = scratch[_u64(at + j)]
+        to_geometry(rows, geometry, colour, scratch)
         backward(0, density, rows, layout, weights, scratch, gradients)
-        for i in range(rows):
-            at = features[G_IN] + i * features[PIN]
-            for level in range(grad_features.shape[0]):
-                for j in range(grad_features.shape[2]):
-                    grad_features[level, block + i, j] = scratch[_u64(at + j)]
-                at += grad_features.shape[2]
+        to_levels(block, rows, features, scratch, grad_features)
 
 
 @compiled

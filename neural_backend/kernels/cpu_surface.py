@@ -9,9 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from . import cpu_loops
 from . import cpu_surface_loops as loops
-from .cpu_radiance import Renderer, layout_of, pack, parameters, sizes, unpack
+from .cpu_radiance import Renderer, gradients, layout_of, pack, parameters, sizes
 from .interface import FAINT, OPAQUE, Network, Samples
 
 _Constants = Sequence[npt.NDArray]
@@ -39,7 +38,7 @@ def search(
     loops.search(
         renderer.parts(offsets),
         (origins.contiguous().numpy(), directions.contiguous().numpy()),
-        (samples.t_start.numpy(), samples.t_end.numpy(), offsets),
+        (samples.t_start.numpy(), samples.t_end.numpy(), offsets, samples.contracted),
         network.table.detach().numpy(),
         constants[:4],
         (layout.table, pack(layout, weights, biases), len(weights), np.float32(sharpness)),
@@ -106,7 +105,7 @@ class _Evaluate(torch.autograd.Function):
         )
         if keep:
             ctx.used = (layout, net, buffers, seen, x)
-            ctx.context, ctx.shape = context, table.shape
+            ctx.context = context
         else:
             renderer.give_back(layout, buffers)
         return distance, colour
@@ -128,14 +127,7 @@ class _Evaluate(torch.autograd.Function):
             buffers.gradients,
             buffers.of_features,
         )
-        diverted = network.gradient is not None
-        of_table = network.gradient if diverted else torch.zeros(ctx.shape)
-        of_features = buffers.of_features
-        places = of_features.reshape(-1), of_features.shape[2], of_features[0].size
         whole = np.array([[0], [len(x)]], np.int64)
-        cpu_loops.encode_backward(
-            x.numpy(), *places, *whole, constants[:4], constants[4], of_table.numpy()
-        )
-        gradients = unpack(layout, torch.from_numpy(buffers.gradients.sum(0)))
+        found = gradients(network, constants, layout, buffers, x.numpy(), *whole)
         renderer.give_back(layout, buffers)
-        return None, None, None if diverted else of_table, *gradients
+        return None, None, *found

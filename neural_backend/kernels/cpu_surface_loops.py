@@ -12,23 +12,25 @@ from numba import prange
 from .cpu_loops import compiled, encode_rows, inner
 from .cpu_radiance_loops import (
     BLOCK,
-    G_IN,
     G_OUT,
     INPUT,
     OUTPUT,
     PIN,
     POUT,
-    RUN,
     SLOTS,
     backward,
     emitted,
+    filled,
     forward,
+    placed,
     to_colour,
+    to_geometry,
+    to_levels,
 )
 from .cpu_vectors import copy_padded
 
 _f32, _u64 = np.float32, np.uint64
-_ONE, _ZERO, _HALF, _QUARTER = _f32(1.0), _f32(0.0), _f32(0.5), _f32(0.25)
+_ONE, _ZERO, _QUARTER = _f32(1.0), _f32(0.0), _f32(0.25)
 
 
 @inner
@@ -38,8 +40,7 @@ def _softplus(x):
 
 @inner
 def _search_part(begin, end, rays, samples, table, grid, network, light_ends, scratch, kept):
-    origins, directions = rays
-    t_start, t_end, offsets = samples
+    t_start, t_end, offsets = samples[:3]
     layout, weights, layers, sharpness = network
     faint, opaque = light_ends
     features, last = layout[0], layout[layers - 1]
@@ -51,25 +52,10 @@ def _search_part(begin, end, rays, samples, table, grid, network, light_ends, sc
     first_of = np.empty(SLOTS + 1, np.int64)
     active, following = 0, begin
     while True:
-        while active < SLOTS and following < end:
-            if offsets[following + 1] > offsets[following]:
-                ray_of[active] = following
-                next_of[active] = offsets[following]
-                light_of[active] = _ONE
-                active += 1
-            following += 1
+        active, following = filled(active, following, end, offsets, ray_of, next_of, light_of)
         if active == 0:
             break
-        rows = 0
-        for slot in range(active):
-            r, first = ray_of[slot], next_of[slot]
-            first_of[slot] = rows
-            for i in range(first, min(first + RUN, offsets[r + 1])):
-                t = _HALF * (t_start[i] + t_end[i])
-                for axis in range(3):
-                    x[rows, axis] = origins[r, axis] + directions[r, axis] * t
-                rows += 1
-        first_of[active] = rows
+        rows = placed(active, rays, samples, ray_of, next_of, first_of, x)
         encode_rows(0, rows, x, table, grid, scratch, features[INPUT], features[PIN])
         forward(0, layers, rows, layout, weights, scratch)
 
@@ -105,7 +91,7 @@ def search(parts, rays, samples, table, grid, network, light_ends, scratch, kept
     Args:
         parts: [P + 1] the first ray of each thread's part, and the end.
         rays: origins, directions [R, 3].
-        samples: t_start, t_end [N]; offsets [R + 1].
+        samples: t_start, t_end [N]; offsets [R + 1]; whether space is contracted.
         network: layout, packed weights, number of the distance's layers, sharpness.
         light_ends: the least weight of a section that matters; the light behind which none does.
         kept: [N] bool, False before.
@@ -214,20 +200,11 @@ def evaluate_backward(
                         slope = emitted(mine[_u64(at + channel)], linear)[1]
                         mine[_u64(to + channel)] = of_colour[first + i, channel] * slope
                 backward(layers, layout.shape[0], rows, layout, weights, mine, my_gradients)
-                colour = layout[layers]
-                for i in range(rows):
-                    at, to = colour[G_IN] + i * colour[PIN], geometry[G_OUT] + i * geometry[POUT]
-                    for j in range(1, geometry[POUT]):
-                        mine[_u64(to + j)] = mine[_u64(at + j)]
+                to_geometry(rows, geometry, layout[layers], mine)
             else:
                 for i in range(rows * geometry[POUT]):
                     mine[_u64(geometry[G_OUT] + i)] = _ZERO
             for i in range(rows):
                 mine[_u64(geometry[G_OUT] + i * geometry[POUT])] = of_distance[first + i]
             backward(0, layers, rows, layout, weights, mine, my_gradients)
-            for i in range(rows):
-                at = first_layer[G_IN] + i * wide
-                for level in range(of_features.shape[0]):
-                    for j in range(of_features.shape[2]):
-                        of_features[level, first + i, j] = mine[_u64(at + j)]
-                    at += of_features.shape[2]
+            to_levels(first, rows, first_layer, mine, of_features)
