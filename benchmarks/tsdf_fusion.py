@@ -41,7 +41,7 @@ def fuse(
     for view in dataset.split("train"):
         if view.depth is None:
             raise ValueError(f"{view.file}: no depth; export the dataset with passes")
-        depth = read_depth(dataset, view)
+        depth = np.nan_to_num(read_depth(dataset, view), nan=0.0, posinf=0.0)
         camera_from_world = np.linalg.inv(view.world_from_camera)
         for first in range(0, sizes[0], _SLAB):
             layers = slice(first, min(first + _SLAB, sizes[0]))

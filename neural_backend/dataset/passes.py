@@ -19,8 +19,9 @@ Floats = npt.NDArray[np.float32]
 def read_depth(dataset: Dataset, view: View) -> Floats:
     """[H, W] planar depth in scene units: how far along the camera's axis (its -Z) a surface lies.
 
-    It is the depth of one surface, seen through the pixel's centre; 0 where there is none. A pixel
-    whose ray has the camera-space direction (x, y, -1) sees the point depth * (x, y, -1).
+    It is the depth of one surface, seen through the pixel's centre; 0 where there is none, NaN or
+    infinite where the file has that. A pixel whose ray has the camera-space direction (x, y, -1)
+    sees the point depth * (x, y, -1).
 
     Args:
         view: one with ``depth``.
@@ -30,11 +31,12 @@ def read_depth(dataset: Dataset, view: View) -> Floats:
     """
     path = dataset.folder / str(view.depth)
     depth = _pixels(path, view, channels=1)[..., 0] * np.float32(dataset.depth_unit)
-    return np.where(np.isfinite(depth) & (depth > 0.0), depth, np.float32(0.0))
+    return np.where(depth <= 0.0, np.float32(0.0), depth)
 
 
 def read_normal(dataset: Dataset, view: View) -> Floats:
-    """[H, W, 3] unit normals in world space, towards the camera; 0 where none is known for sure.
+    """[H, W, 3] unit normals in world space, towards the camera; 0 where none is known for sure,
+    NaN where the file has NaN or infinity.
 
     Args:
         view: one with ``normal``.
@@ -44,8 +46,10 @@ def read_normal(dataset: Dataset, view: View) -> Floats:
     """
     normal = _pixels(dataset.folder / str(view.normal), view, channels=3)
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    known = np.isfinite(length) & (length > 0.5)
-    return np.where(known, normal / np.where(known, length, 1.0), np.float32(0.0))
+    finite = np.isfinite(length)
+    known = finite & (length > 0.5)
+    unknown = np.where(finite, np.float32(0.0), np.float32(np.nan))
+    return np.where(known, np.where(known, normal, 0.0) / np.where(known, length, 1.0), unknown)
 
 
 def read_mask(dataset: Dataset, view: View) -> npt.NDArray[np.bool_]:

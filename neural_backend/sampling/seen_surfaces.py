@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+import pathlib
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..dataset import passes
 from ..dataset.images import Images
 from ..dataset.transforms import Dataset
+from ..protocol import BadInput
 from .occupancy import coordinates, project_cells
 from .rays import Cameras
 
 _FAR = 1e9  # field units
+_SHOWN = 0.5  # alpha from which on a pixel shows something
 
 
 class SeenSurfaces:
@@ -29,9 +31,10 @@ class SeenSurfaces:
         along: [P] distance along the ray through a pixel's centre, field units; infinite where
             there is nothing, NaN where it is not known.
         normals: [P, 3] float16, towards the camera; 0 where not known.
+        damaged: the files that have NaN or infinity where their images show something.
 
     Raises:
-        BadInput: a pass cannot be read, or has not its view's size.
+        BadInput: a pass cannot be read, has not its view's size, or is mostly NaN.
     """
 
     def __init__(self, dataset: Dataset, images: Images, cameras: Cameras):
@@ -41,16 +44,29 @@ class SeenSurfaces:
         count = len(images.pixels)
         self.along = torch.full((count,), math.nan, device=device)
         self.normals = torch.zeros(count, 3, dtype=torch.float16, device=device)
+        self.damaged: list[str] = []
         for index, view in enumerate(images.views):
             part = slice(*images.offsets[index : index + 2].tolist())
+            shown = images.alpha(index).view(-1) >= _SHOWN
             if view.depth is not None:
-                depth = torch.from_numpy(passes.read_depth(dataset, view)).to(device).view(-1)
-                self.along[part] = self._along(index, depth, images.alpha(index).view(-1))
+                depth = torch.from_numpy(passes.read_depth(dataset, view)).view(-1)
+                self._check(dataset.folder / view.depth, depth, shown)
+                self.along[part] = self._along(index, depth.to(device), shown.to(device))
             if view.normal is not None:
-                normal = passes.read_normal(dataset, view).astype(np.float16)
-                self.normals[part] = torch.from_numpy(normal).to(device).view(-1, 3)
+                normal = torch.from_numpy(passes.read_normal(dataset, view)).view(-1, 3)
+                self._check(dataset.folder / view.normal, normal.sum(1), shown)
+                self.normals[part] = normal.nan_to_num(nan=0.0).to(device, torch.float16)
 
-    def _along(self, index: int, depth: Tensor, alpha: Tensor) -> Tensor:
+    def _check(self, path: pathlib.Path, numbers: Tensor, shown: Tensor) -> None:
+        """Note, or refuse, a file that has no number at pixels [H * W] which show something."""
+        if (numbers.isnan() & shown).sum() > 0.5 * shown.sum():
+            raise BadInput(
+                f"{path}: most of what the image shows is NaN in it; render this view again"
+            )
+        if (~numbers.isfinite() & shown).any():
+            self.damaged.append(str(path))
+
+    def _along(self, index: int, depth: Tensor, shown: Tensor) -> Tensor:
         """[H * W] distances along a view's rays, from its planar depth in scene units."""
         width = self._images.views[index].intrinsics.w
         pixel = torch.arange(len(depth), device=depth.device)
@@ -58,8 +74,8 @@ class SeenSurfaces:
         _, directions = self._cameras.rays(view, pixel % width + 0.5, pixel // width + 0.5)
         # the camera looks along its -Z
         forward = -(directions @ self._cameras.rotations[index][:, 2])
-        nothing = torch.where(alpha.to(depth.device) < 0.5, math.inf, math.nan)
-        return torch.where(depth > 0.0, depth * self._scale / forward, nothing)
+        nothing = torch.where(shown, math.nan, math.inf)
+        return torch.where(depth.isfinite() & (depth > 0.0), depth * self._scale / forward, nothing)
 
     def in_front(self, possible: Tensor) -> Tensor:
         """[G, G, G] bool: those of a grid's cells before which and in which some view sees nothing.

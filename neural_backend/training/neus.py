@@ -97,6 +97,13 @@ class NeusTask(NerfTask):
             )
         if any(view.depth for view in self._images.views):
             self._seen = SeenSurfaces(self._dataset, self._images, self._cameras)
+            if damaged := self._seen.damaged:
+                self._emit(
+                    protocol.Warning(
+                        f"{len(damaged)} depth or normal files have NaN or infinite pixels, the "
+                        f"first is {damaged[0]}; there they tell nothing"
+                    )
+                )
             left = hull & ~self._seen.in_front(hull)
             hull = left if left.any() else hull
         if self._images.opaque and self._seen is None:

@@ -33,13 +33,13 @@ def test_depth_is_read_as_it_was_written(dataset):
     np.testing.assert_array_equal(passes.read_depth(scaled, VIEW), 2.0 * depth)
 
 
-def test_no_depth_is_zero(dataset):
+def test_no_depth_is_zero_and_no_number_stays_none(dataset):
     depth = np.ones((3, 5), np.float32)
     depth[0, :3] = np.inf, -1.0, np.nan
     exr.write(dataset.folder / VIEW.depth, {"Y": depth})
     found = passes.read_depth(dataset, VIEW)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found[0], [0.0, 0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_array_equal(found[0], [np.inf, 0.0, np.nan, 1.0, 1.0])
 
 
 def test_millimetres_of_others(dataset):
@@ -55,13 +55,15 @@ def test_normals_are_of_length_one_or_zero(dataset):
     normal = np.zeros((3, 5, 3))
     normal[0] = [0.36, 0.48, 0.8]
     normal[1] = [0.0, -1.001, 0.0]
+    normal[2, 0] = [np.inf, 0.0, 0.0]
     channels = dict(zip("RGB", np.moveaxis(normal, -1, 0).astype(np.float16), strict=True))
     exr.write(dataset.folder / VIEW.normal, channels)
     found = passes.read_normal(dataset, VIEW)
     assert found.shape == (3, 5, 3)
     np.testing.assert_allclose(np.linalg.norm(found[:2], axis=-1), 1.0, rtol=1e-6)
     np.testing.assert_allclose(found[0], normal[0], atol=1e-3)
-    assert not found[2].any()
+    assert np.isnan(found[2, 0]).all()
+    assert not found[2, 1:].any()
 
 
 def test_a_mask_is_where_it_is_not_black(dataset):

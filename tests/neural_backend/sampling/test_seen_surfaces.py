@@ -7,6 +7,7 @@ import torch
 from neural_backend.dataset import exr
 from neural_backend.dataset.images import Images
 from neural_backend.dataset.transforms import FILL, Dataset, Intrinsics, View
+from neural_backend.protocol import BadInput
 from neural_backend.sampling.occupancy import coordinates
 from neural_backend.sampling.rays import Cameras
 from neural_backend.sampling.seen_surfaces import SeenSurfaces
@@ -93,6 +94,43 @@ def test_opaque_pixels_without_depth_are_not_known(ball):
     _, found = seen(dataset, opaque)
     assert found.along[0].isnan()
     assert found.along.isfinite().any()
+
+
+def spoilt(dataset, name, channels, value, part):
+    """Put a value into a part of the ball's pixels of a file."""
+    path = dataset.folder / name
+    content = {key: each.copy() for key, each in exr.read_channels(path).items()}
+    rows, columns = np.nonzero(content[channels[0]])
+    some = slice(int(part * len(rows)))
+    for channel in channels:
+        content[channel][rows[some], columns[some]] = value
+    content[channels[0]][0, 0] = np.nan  # where nothing is shown
+    exr.write(path, content)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_told_and_not_known(ball, value):
+    dataset, images = ball
+    _, whole = seen(dataset, images)
+    assert whole.damaged == []
+    spoilt(dataset, "d0.exr", "Y", value, 0.1)
+    spoilt(dataset, "n1.exr", "RGB", value, 0.1)
+    _, found = seen(dataset, images)
+    assert found.damaged == [str(dataset.folder / name) for name in ("d0.exr", "n1.exr")]
+    hit = whole.along.isfinite()
+    first = torch.arange(len(hit)) < SIZE**2
+    lost = found.along.isnan()
+    assert 0.05 < lost[hit & first].float().mean() < 0.15
+    assert not lost[~(hit & first)].any()
+    assert found.normals.isfinite().all()
+    known = found.normals.any(1) == whole.normals.any(1)
+    assert 0.01 < 1.0 - known[hit].float().mean() < 0.06
+
+
+def test_files_that_are_mostly_nan_are_refused(ball):
+    spoilt(ball[0], "n2.exr", "RGB", np.nan, 0.7)
+    with pytest.raises(BadInput, match=r"n2\.exr: most of what the image shows is NaN"):
+        seen(*ball)
 
 
 def test_what_lies_before_the_ball_is_empty(ball):

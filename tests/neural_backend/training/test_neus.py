@@ -166,6 +166,23 @@ def test_depth_shows_the_hollow_at_once(scene):
     assert (found - truth)[truth.abs() < 0.01].abs().mean() < 0.01
 
 
+def test_depth_that_is_no_number_is_told(scene, tmp_path):
+    first, *others = scene.split("train")[:3]
+    views = (dataclasses.replace(first, depth="depth.exr"), *others)
+    for view in views:
+        (tmp_path / view.file).write_bytes((scene.folder / view.file).read_bytes())
+    depth = exr.read(scene.folder / "0.exr")[..., 0]
+    shown = imageio.v3.imread(scene.folder / "0.png")[..., 3] > 127
+    depth[tuple(np.argwhere(shown)[0])] = np.nan
+    exr.write(tmp_path / "depth.exr", {"Y": depth})
+    events = []
+    task(Dataset(tmp_path, views, scene.bounds), SMALL, events)
+    (event,) = events
+    assert isinstance(event, protocol.Warning)
+    assert "1 depth or normal files have NaN or infinite pixels, the first is" in event.message
+    assert "depth.exr" in event.message
+
+
 @pytest.mark.parametrize(
     "changes",
     [
