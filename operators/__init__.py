@@ -2,9 +2,9 @@
 
 import bpy
 
-from . import backend, dataset, example, job, results, rig, stage, train, volume
+from . import backend, dataset, example, job, results, rig, sequence, stage, train, volume
 
-_MODULES = (job, backend, example, rig, dataset, results, volume, train)
+_MODULES = (job, backend, example, rig, dataset, results, sequence, volume, train)
 _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
 
 

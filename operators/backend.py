@@ -139,6 +139,7 @@ def run_steps(
     log: pathlib.Path,
     look: Callable[[], Status],
     grace: float = GRACE,
+    answer: BinaryIO | None = None,
 ) -> Steps[None]:
     """Run one command of the backend to its end.
 
@@ -146,6 +147,7 @@ def run_steps(
         log: gets what it prints; appended to.
         look: gives the status at each tick; may raise what it has found.
         grace: seconds that it has to end by itself when the job is cancelled.
+        answer: open file that gets its standard output; the log does where None.
 
     Raises:
         BadInput: when it fails: its own last line, or that it died and where the log is.
@@ -158,7 +160,7 @@ def run_steps(
         raise BadInput(f"{log}: cannot be written ({reason}); choose another Output") from None
     with open(log, "ab") as file:
         begin = file.tell()
-        child = Child(program, arguments, file, file)
+        child = Child(program, arguments, answer or file, file)
         try:
             while (status := child.status()) is None:
                 yield look()

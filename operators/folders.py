@@ -2,25 +2,89 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
+import re
 import tempfile
 
 import bpy
 
 from .. import __package__ as base_package
-from ..neural_backend.protocol import BadInput
+from ..neural_backend.protocol import BadInput, RunFolder
 
 DATASET = "dataset"
 RUN = "run"
 MESH = "mesh.glb"
-VOXELS = "volume.npz"
-VOLUME = "volume-{}.vdb"
-SEQUENCE = "sequence"
-CAMERAS = "sequence_cameras.json"
 GEOMETRY = "geometry.ply"
 
 _OTHER_FOLDER = "choose another Output folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A run's folder, and where lies what is made of the run: beside it.
+
+    What is made of an earlier run, ``run.1``, is called after it: ``mesh.1.glb``, ``sequence.1``.
+    """
+
+    run: pathlib.Path
+
+    @property
+    def output(self) -> pathlib.Path:
+        """The folder of all this, and of the dataset."""
+        return self.run.parent
+
+    @property
+    def name(self) -> str:
+        """Of what comes back into the scene."""
+        return self.output.name + self._mark
+
+    @property
+    def checkpoint(self) -> pathlib.Path:
+        return RunFolder(self.run).checkpoint
+
+    @property
+    def log(self) -> pathlib.Path:
+        return RunFolder(self.run).log
+
+    @property
+    def mesh(self) -> pathlib.Path:
+        return self._file(MESH)
+
+    @property
+    def voxels(self) -> pathlib.Path:
+        return self._file("volume.npz")
+
+    @property
+    def frames(self) -> pathlib.Path:
+        """The folder of the image sequence."""
+        return self._file("sequence")
+
+    @property
+    def cameras(self) -> pathlib.Path:
+        """Those of the image sequence."""
+        return self._file("sequence_cameras.json")
+
+    @property
+    def comparison(self) -> pathlib.Path:
+        return self._file("compare.png")
+
+    @property
+    def _mark(self) -> str:
+        known = re.fullmatch(rf"{RUN}(\.\d+)?", self.run.name)
+        return (known[1] or "") if known else f".{self.run.name}"
+
+    def _file(self, name: str) -> pathlib.Path:
+        stem, dot, suffix = name.partition(".")
+        return self.output / f"{stem}{self._mark}{dot}{suffix}"
+
+
+def results_of(scene: bpy.types.Scene, output: str = "", run: str = "") -> Results:
+    """The run that an operator's arguments name, else the scene's own; it need not exist."""
+    if run:
+        return Results(pathlib.Path(os.path.abspath(bpy.path.abspath(run))))
+    return Results(existing_output(scene, output) / RUN)
 
 
 def output_folder(scene: bpy.types.Scene, override: str = "") -> pathlib.Path:

@@ -142,6 +142,16 @@ def output_property(holds: str) -> Any:
     )
 
 
+def run_property() -> Any:
+    """The ``bpy.props`` annotation of an operator's run."""
+    return bpy.props.StringProperty(
+        name="Run",
+        description="The run's folder, such as that of an earlier training. Empty: run in Output",
+        subtype="DIR_PATH",
+        options={"SKIP_SAVE", *BLEND_RELATIVE},
+    )
+
+
 def annotations_of(group: type) -> dict[str, Any]:
     """Annotations, name to ``bpy.props`` value, of all knobs of a group of ``config``."""
     return {knob.name: property_of(knob) for knob in config.knobs(group)}

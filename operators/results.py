@@ -1,21 +1,19 @@
-"""What comes back: the field's mesh and its image sequence."""
+"""What comes back: how anything does, and the field's mesh."""
 
-import dataclasses
-import json
 import os
 import pathlib
-import re
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
 
 import bpy
 import numpy as np
 
-from ..neural_backend import config, protocol
-from ..neural_backend.dataset import transforms
+from ..neural_backend import config
 from ..neural_backend.protocol import BadInput
-from . import backend, folders, glb, knobs, rig
+from . import backend, folders, glb, knobs
+from .folders import Results
 from .job import JobOperator, Status, Steps
-from .place import Place, place_of, scene_of
+from .place import scene_of
 from .scratch import RESULT_MARK as MARK
 from .scratch import results_of
 
@@ -24,121 +22,42 @@ COLOUR = "Color"
 BAKED_LIGHT = "Baked Light"
 PICTURE = "neural_fields_picture"
 """Custom property of a texture's image: what it shows, ``color`` or ``normal``."""
-FIRST_FRAME, FRAMES = "neural_fields_first_frame", "neural_fields_frames"
-"""Custom properties of a sequence's image: what an image user of it needs."""
 
-GRACE = 5.0
+_GRACE = 5.0
 _GREY = (0.8, 0.8, 0.8, 1.0)
 
 
-def mesh_steps(
-    program: str, output: pathlib.Path, settings: config.ResultSettings
-) -> Steps[pathlib.Path]:
-    """Let the backend extract the run's mesh; returns the file."""
-    file = output / folders.MESH
-    arguments = ["mesh", str(run_of(output)), "--output", str(file)]
+def extract_steps(
+    program: str,
+    found: Results,
+    command: str,
+    arguments: Sequence[str],
+    look: Callable[[], Status],
+    answer: BinaryIO | None = None,
+) -> Steps[None]:
+    """Let the backend make something of a run.
+
+    Args:
+        command, arguments: the backend's, with the run between them.
+        look: gives the status at each tick.
+        answer: gets what the backend prints on standard output.
+
+    Raises:
+        BadInput: no field has been trained there, or the backend fails.
+    """
+    require_trained(found)
+    yield look()
+    arguments = [command, str(found.run), *arguments]
+    yield from backend.run_steps(program, arguments, found.log, look, _GRACE, answer)
+
+
+def mesh_steps(program: str, found: Results, settings: config.ResultSettings) -> Steps[None]:
+    """Let the backend extract the run's mesh; raises as ``extract_steps``."""
+    arguments = ["--output", str(found.mesh)]
     for name in ("resolution", "texture", "faces"):
         arguments += [f"--{name}", str(getattr(settings, f"mesh_{name}"))]
-    log = protocol.RunFolder(output / folders.RUN).log
     extracting = Status("Extracting the mesh")
-    yield extracting
-    yield from backend.run_steps(program, arguments, log, lambda: extracting, GRACE)
-    return file
-
-
-def sequence_steps(
-    program: str, output: pathlib.Path, views: tuple[transforms.View, ...]
-) -> Steps[pathlib.Path]:
-    """Let the backend render the field from ``views``; returns the folder of the frames.
-
-    The frames are ``0001.png`` and on; frames of an earlier sequence are replaced.
-
-    Raises:
-        BadInput: see ``require_no_strange_frames``; when the folder cannot be written to, or the
-            backend fails.
-    """
-    run = run_of(output)
-    require_no_strange_frames(output, len(views))
-    folder = output / folders.SEQUENCE
-    names = _names(len(views))
-    named = tuple(
-        dataclasses.replace(view, file=name) for view, name in zip(views, names, strict=True)
-    )
-    cameras = output / folders.CAMERAS
-    try:
-        folder.mkdir(exist_ok=True)
-        for name in _listed(cameras):
-            (folder / name).unlink(missing_ok=True)
-        transforms.write_cameras(cameras, named)
-    except OSError as error:
-        raise BadInput(
-            f"{folder}: cannot be written ({error.strerror}); choose another Output"
-        ) from None
-
-    def look() -> Status:
-        done = sum((folder / name).exists() for name in names)
-        return Status(f"Rendering the field: {done} of {len(names)}", done / len(names))
-
-    arguments = ["render", str(run), "--cameras", str(cameras), "--output", str(folder)]
-    log = protocol.RunFolder(output / folders.RUN).log
-    yield from backend.run_steps(program, arguments, log, look, GRACE)
-    return folder
-
-
-def require_no_strange_frames(output: pathlib.Path, count: int) -> None:
-    """Make sure that a sequence of ``count`` frames replaces nothing but an earlier sequence's.
-
-    Raises:
-        BadInput: files of the frames' names stand there that no sequence of ours has written.
-    """
-    folder = output / folders.SEQUENCE
-    ours = set(_listed(output / folders.CAMERAS))
-    for name in _names(count):
-        if name not in ours and (folder / name).exists():
-            raise BadInput(
-                f"{folder}: holds {name}, which Neural Fields did not write and would replace; "
-                "choose another Output"
-            )
-
-
-def _names(count: int) -> list[str]:
-    return [f"{index + 1:04d}.png" for index in range(count)]
-
-
-def _listed(cameras: pathlib.Path) -> list[str]:
-    """The frames of the last sequence, in order: its cameras stand beside it."""
-    try:
-        content = json.loads(cameras.read_text(encoding="utf-8"))
-        names = [frame["file_path"] for frame in content["frames"]]
-        return sorted((name for name in names if re.fullmatch(r"\d{4,}\.png", name)), key=_number)
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _number(name: str) -> int:
-    return int(name.removesuffix(".png"))
-
-
-def sequence_views_steps(
-    place: Place, settings: knobs.Settings
-) -> Steps[tuple[transforms.View, ...]]:
-    """The cameras of the sequence that the settings ask for.
-
-    Raises:
-        BadInput: when the scene has no such camera or nothing to orbit.
-    """
-    path = settings.result.sequence_path
-    if path == "auto":
-        path = "camera" if rig.camera_is_animated(place.scene) else "orbit"
-    if path == "camera":
-        return (yield from rig.camera_path_steps(place, settings.dataset))
-    return rig.orbit_views(
-        place,
-        settings.rig,
-        settings.dataset,
-        settings.result.sequence_frames,
-        settings.collection,
-    )
+    yield from extract_steps(program, found, "mesh", arguments, lambda: extracting)
 
 
 def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:
@@ -153,26 +72,40 @@ def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.ty
     """
     triangles = glb.read(file)
     mesh = _mesh(triangles, name)
+    found = put(scene, mesh, name, name)
+    for image in _images(mesh.materials[0]):
+        image.name = f"{name} {image[PICTURE]}"
+    _show_colours("TEXTURE" if "color" in triangles.pictures else "VERTEX")
+    return found
+
+
+def put(
+    scene: bpy.types.Scene, data: bpy.types.Mesh | bpy.types.Volume, name: str, title: str
+) -> bpy.types.Object:
+    """Make new data, with a material, the scene's result ``name`` of its kind.
+
+    Where there is one, in whatever collection by now, its data is replaced, and what came with
+    that is removed where nothing else uses it. Else an object ``title`` is made in the collection
+    "Neural Fields".
+    """
+    kinds: dict[str, Any] = {"MESH": bpy.data.meshes, "VOLUME": bpy.data.volumes}
+    kind = "MESH" if isinstance(data, bpy.types.Mesh) else "VOLUME"
     earlier = (item for item in results_of(scene.objects) if item[MARK] == name)
-    found = next((item for item in earlier if item.type == "MESH"), None)
+    found = next((item for item in earlier if item.type == kind), None)
     if found is None:
-        found = bpy.data.objects.new(name, mesh)
+        found = bpy.data.objects.new(title, data)
         found[MARK] = name
         result_collection(scene).objects.link(found)
     else:
         old: Any = found.data
-        found.data = mesh
+        found.data = data
         materials = [slot for slot in old.materials if slot is not None]
         if old.users == 0:
-            bpy.data.meshes.remove(old)
+            kinds[kind].remove(old)
         for material in materials:
             if material.users == 0 and material.get(MARK):
-                remove_material(material)
-    mesh.name = name
-    mesh.materials[0].name = name
-    for image in _images(mesh.materials[0]):
-        image.name = f"{name} {image[PICTURE]}"
-    _show_colours("TEXTURE" if "color" in triangles.pictures else "VERTEX")
+                _remove_material(material)
+    data.name = data.materials[0].name = name
     return found
 
 
@@ -182,7 +115,7 @@ def _images(material: bpy.types.Material) -> list[bpy.types.Image]:
     return [image for image in images if image is not None and image.get(PICTURE)]
 
 
-def remove_material(material: bpy.types.Material) -> None:
+def _remove_material(material: bpy.types.Material) -> None:
     images = _images(material)
     bpy.data.materials.remove(material)
     for image in images:
@@ -335,32 +268,6 @@ def _show_colours(kind: str) -> None:
                 shading.color_type = kind
 
 
-def import_sequence(folder: pathlib.Path, name: str) -> bpy.types.Image:
-    """Load the frames that ``sequence_steps`` wrote as one image sequence named ``name``.
-
-    Raises:
-        BadInput: when there is no frame.
-    """
-    listed = _listed(folder.parent / folders.CAMERAS)
-    frames = [folder / name for name in listed if (folder / name).is_file()]
-    if not frames:
-        raise BadInput(f"{folder}: holds no frames; render the sequence first")
-    path = file_path(frames[0])
-    image = next((image for image in bpy.data.images if image.get(MARK) == name), None)
-    if image is None:
-        image = bpy.data.images.load(path)
-        image.name = name
-        image[MARK] = name
-    else:
-        image.filepath = path
-    image.source = "SEQUENCE"
-    # an image that nothing shows yet must survive a save
-    image.use_fake_user = True
-    image[FIRST_FRAME], image[FRAMES] = int(frames[0].stem), len(frames)
-    image.reload()
-    return image
-
-
 def file_path(file: pathlib.Path) -> str:
     """A file as a data-block names it: relative to the .blend file where that is possible."""
     if bpy.data.filepath:
@@ -371,12 +278,18 @@ def file_path(file: pathlib.Path) -> str:
     return str(file)
 
 
-def run_of(output: pathlib.Path) -> pathlib.Path:
-    """The run of an output folder; BadInput where no field has been trained."""
-    run = protocol.RunFolder(output / folders.RUN)
-    if not run.checkpoint.is_file():
-        raise BadInput(f"{run.path}: no trained field is there yet; train one first")
-    return run.path
+def require_trained(found: Results) -> None:
+    """Raises BadInput where no field has been trained."""
+    if not found.checkpoint.is_file():
+        raise BadInput(f"{found.run}: no trained field is there yet; train one first")
+
+
+def is_stale(file: pathlib.Path, found: Results) -> bool:
+    """Whether something must be made of a run: it is absent, or older than the trained field."""
+    if not file.is_file():
+        return True
+    checkpoint = found.checkpoint
+    return checkpoint.is_file() and checkpoint.stat().st_mtime > file.stat().st_mtime
 
 
 class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
@@ -393,6 +306,7 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
         options={"SKIP_SAVE", *knobs.BLEND_RELATIVE},
     )
     output: knobs.output_property("Folder of the run and the results.")
+    run: knobs.run_property()
     extract: bpy.props.BoolProperty(
         name="Extract",
         description="Extract the mesh from the run also where one is there already",
@@ -407,41 +321,14 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
             name = file.parent.name if file.name == folders.MESH else file.stem
         else:
             settings = knobs.settings_of(context.scene)
-            output = folders.existing_output(context.scene, self.output)
-            file, name = output / folders.MESH, output.name
-            if self.extract or is_stale(file, output):
+            found = folders.results_of(context.scene, self.output, self.run)
+            file, name = found.mesh, found.name
+            if self.extract or is_stale(file, found):
+                require_trained(found)
                 program = yield from backend.check_steps()
-                yield from mesh_steps(program, output, settings.result)
+                yield from mesh_steps(program, found, settings.result)
         imported = import_mesh(scene_of(scene), file, name)
         return f"Imported {imported.name}: {len(imported.data.polygons)} faces"
 
 
-def is_stale(file: pathlib.Path, output: pathlib.Path) -> bool:
-    if not file.is_file():
-        return True
-    checkpoint = protocol.RunFolder(output / folders.RUN).checkpoint
-    return checkpoint.is_file() and checkpoint.stat().st_mtime > file.stat().st_mtime
-
-
-class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
-    """Render the trained field along the camera's path or an orbit, as an image sequence"""
-
-    bl_idname = "neural_fields.render_sequence"
-    bl_label = "Render Sequence"
-    bl_options = {"UNDO"}
-
-    output: knobs.output_property("Folder of the run and the results.")
-
-    def steps(self, context: bpy.types.Context) -> Steps[str]:
-        settings = knobs.settings_of(context.scene)
-        output = folders.existing_output(context.scene, self.output)
-        run_of(output)
-        views = yield from sequence_views_steps(place_of(context), settings)
-        require_no_strange_frames(output, len(views))
-        program = yield from backend.check_steps()
-        folder = yield from sequence_steps(program, output, views)
-        image = import_sequence(folder, output.name)
-        return f"Imported {image.name}: {image[FRAMES]} frames"
-
-
-CLASSES = (NEURAL_FIELDS_OT_import_mesh, NEURAL_FIELDS_OT_render_sequence)
+CLASSES = (NEURAL_FIELDS_OT_import_mesh,)

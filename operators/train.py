@@ -9,7 +9,19 @@ import bpy
 from ..neural_backend import config, protocol
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
-from . import backend, dataset, folders, geometry, knobs, passes, results, rig, volume
+from . import (
+    backend,
+    bring,
+    dataset,
+    folders,
+    geometry,
+    knobs,
+    passes,
+    results,
+    rig,
+    sequence,
+    volume,
+)
 from .job import JobOperator, Status, Steps
 from .place import Place, place_of
 from .scratch import Scratch
@@ -159,11 +171,12 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         place = place_of(context)
         settings = knobs.settings_of(context.scene, self._overrides())
         output = folders.output_folder(context.scene, self.output)
+        found = folders.Results(output / folders.RUN)
         views: tuple[transforms.View, ...] = ()
         # what would fail after an hour of rendering must fail now
         if settings.result.sequence:
-            views = yield from results.sequence_views_steps(place, settings)
-            results.require_no_strange_frames(output, len(views))
+            views = yield from sequence.views_steps(place, settings)
+            sequence.require_no_strange_frames(found, views)
         if settings.result.volume:
             volume.openvdb()
             if settings.training.field == "sdf" and not self.resume:
@@ -172,7 +185,8 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
                 )
         program = yield from backend.check_steps(settings.training.device)
         if self.resume:
-            source = _trained_on(results.run_of(output), output)
+            results.require_trained(found)
+            source = _trained_on(found.run, output)
         elif settings.training.field == "sdf":
             source = yield from _geometry_steps(place, settings, output)
         else:
@@ -186,17 +200,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
             )
             source = exported.folder
         done = yield from training_steps(program, source, output, settings.training, self.resume)
-        brought = []
-        if settings.result.mesh:
-            file = yield from results.mesh_steps(program, output, settings.result)
-            mesh = results.import_mesh(place.scene, file, output.name)
-            brought.append(f"mesh {mesh.name}")
-        if settings.result.sequence:
-            folder = yield from results.sequence_steps(program, output, views)
-            brought.append(f"sequence {results.import_sequence(folder, output.name).name}")
-        if settings.result.volume:
-            file = yield from volume.volume_steps(program, output, settings.result)
-            brought.append(volume.import_volume(place.scene, file, output.name).name)
+        brought = yield from bring.bring_steps(place, program, found, settings.result, views)
         return _summary(done, brought)
 
     def _overrides(self) -> dict[str, dict[str, Any]]:

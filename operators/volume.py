@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -17,10 +18,9 @@ from ..neural_backend import config, protocol, voxels
 from ..neural_backend.protocol import BadInput
 from ..neural_backend.voxels import Voxels
 from . import backend, folders, knobs, results
+from .folders import Results
 from .job import JobOperator, Status, Steps
 from .place import scene_of
-from .results import MARK
-from .scratch import results_of
 
 DENSITY, COLOUR = "density", "color"
 """Names of the grids, which renderers know."""
@@ -54,22 +54,11 @@ def openvdb() -> Any:
     )
 
 
-def volume_steps(
-    program: str, output: pathlib.Path, settings: config.ResultSettings
-) -> Steps[pathlib.Path]:
-    """Let the backend sample the run's field; returns the file with its voxels.
-
-    Raises:
-        BadInput: the backend fails.
-    """
-    file = output / folders.VOXELS
-    arguments = ["volume", str(results.run_of(output)), "--output", str(file)]
-    arguments += ["--resolution", str(settings.volume_resolution)]
-    log = protocol.RunFolder(output / folders.RUN).log
+def volume_steps(program: str, found: Results, settings: config.ResultSettings) -> Steps[None]:
+    """Let the backend sample the run's field; raises as ``results.extract_steps``."""
+    arguments = ["--output", str(found.voxels), "--resolution", str(settings.volume_resolution)]
     sampling = Status("Sampling the volume")
-    yield sampling
-    yield from backend.run_steps(program, arguments, log, lambda: sampling, results.GRACE)
-    return file
+    yield from results.extract_steps(program, found, "volume", arguments, lambda: sampling)
 
 
 def converted(file: pathlib.Path) -> pathlib.Path:
@@ -84,10 +73,10 @@ def converted(file: pathlib.Path) -> pathlib.Path:
     """
     found = voxels.read(file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
-    path = file.with_name(folders.VOLUME.format(digest))
+    path = file.with_name(f"{file.stem}-{digest}.vdb")
     if not path.is_file():
         write(path, found)
-    for former in file.parent.glob(folders.VOLUME.format("[0-9a-f]" * 8)):
+    for former in file.parent.glob(f"{glob.escape(file.stem)}-{'[0-9a-f]' * 8}.vdb"):
         if former != path:
             with contextlib.suppress(OSError):  # it may be in use
                 former.unlink()
@@ -148,23 +137,7 @@ def import_volume(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.
     data.render.clipping = min(_CLIPPING / edge, 1.0)
     data.render.precision = "FULL"
     data.materials.append(_material(name))
-    earlier = (item for item in results_of(scene.objects) if item[MARK] == name)
-    found = next((item for item in earlier if item.type == "VOLUME"), None)
-    if found is None:
-        found = bpy.data.objects.new(f"{name} volume", data)
-        found[MARK] = name
-        results.result_collection(scene).objects.link(found)
-        return found
-    old: Any = found.data
-    found.data = data
-    materials = [material for material in old.materials if material is not None]
-    if old.users == 0:
-        bpy.data.volumes.remove(old)
-    for material in materials:
-        if material.users == 0 and material.get(MARK):
-            results.remove_material(material)
-    data.name = data.materials[0].name = name
-    return found
+    return results.put(scene, data, name, f"{name} volume")
 
 
 def _material(name: str) -> bpy.types.Material:
@@ -203,6 +176,7 @@ class NEURAL_FIELDS_OT_import_volume(JobOperator, bpy.types.Operator):
     bl_options = {"UNDO"}
 
     output: knobs.output_property("Folder of the run and the results.")
+    run: knobs.run_property()
     extract: bpy.props.BoolProperty(
         name="Extract",
         description="Sample the volume from the run also where one is there already",
@@ -213,14 +187,13 @@ class NEURAL_FIELDS_OT_import_volume(JobOperator, bpy.types.Operator):
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         scene = context.scene.name
         settings = knobs.settings_of(context.scene)
-        output = folders.existing_output(context.scene, self.output)
-        file = output / folders.VOXELS
+        found = folders.results_of(context.scene, self.output, self.run)
         openvdb()
-        if self.extract or results.is_stale(file, output):
-            results.run_of(output)
+        if self.extract or results.is_stale(found.voxels, found):
+            results.require_trained(found)
             program = yield from backend.check_steps()
-            yield from volume_steps(program, output, settings.result)
-        imported = import_volume(scene_of(scene), file, output.name)
+            yield from volume_steps(program, found, settings.result)
+        imported = import_volume(scene_of(scene), found.voxels, found.name)
         return f"Imported {imported.name}"
 
 

@@ -32,6 +32,9 @@ class NEURAL_FIELDS_PT_result(SidebarPanel, bpy.types.Panel):
         )
         props.extract = True
         buttons.operator("neural_fields.render_sequence", icon="RENDER_ANIMATION")
+        buttons.operator_menu_enum(
+            "neural_fields.use_sequence", "where", text="Use Sequence As", icon="SEQUENCE"
+        )
         props = buttons.operator(
             "neural_fields.import_volume", text="Extract Volume Again", icon="VOLUME_DATA"
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import pathlib
 import shutil
 import sys
+from collections.abc import Callable
 
 import bpy
 import numpy as np
@@ -66,6 +68,27 @@ def start_scene(registered) -> bpy.types.Scene:
     return bpy.context.scene
 
 
+@pytest.fixture
+def output(tmp_path: pathlib.Path) -> pathlib.Path:
+    """The output folder of a run that has been trained."""
+    folder = tmp_path / "the run"
+    (folder / "run").mkdir(parents=True)
+    (folder / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+    return folder
+
+
+KINDS = (
+    *("collections", "images", "materials", "meshes", "node_groups", "objects", "scenes"),
+    "volumes",
+)
+
+
+@pytest.fixture
+def counts() -> Callable[[], dict[str, int]]:
+    """How many data-blocks of each kind there are."""
+    return lambda: {kind: len(getattr(bpy.data, kind)) for kind in KINDS}
+
+
 def view(index: int):
     from neural_fields.neural_backend.dataset import transforms
 
@@ -79,7 +102,7 @@ def view(index: int):
 def no_renders(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Exports and orbits are instant; the list has the arguments of each export."""
     from neural_fields.neural_backend.dataset import transforms
-    from neural_fields.operators import dataset, job, results
+    from neural_fields.operators import dataset, job, sequence
 
     exports = []
 
@@ -91,9 +114,12 @@ def no_renders(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
     monkeypatch.setattr(dataset, "export_steps", export_steps)
 
-    def sequence_views_steps(place, settings):
+    def views_steps(place, settings):
         yield job.Status("Looking")
-        return tuple(view(i) for i in range(3))
+        first = place.scene.frame_start
+        return tuple(
+            dataclasses.replace(view(i), file=sequence.frame_name(first + i)) for i in range(3)
+        )
 
-    monkeypatch.setattr(results, "sequence_views_steps", sequence_views_steps)
+    monkeypatch.setattr(sequence, "views_steps", views_steps)
     return exports

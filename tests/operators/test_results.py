@@ -14,18 +14,6 @@ from neural_fields.operators import glb, results
 from neural_fields.operators.scratch import RESULT_MARK as MARK
 
 
-@pytest.fixture
-def output(tmp_path: pathlib.Path) -> pathlib.Path:
-    folder = tmp_path / "the run"
-    (folder / "run").mkdir(parents=True)
-    return folder
-
-
-def counts() -> dict[str, int]:
-    kinds = ("meshes", "materials", "objects", "collections", "images", "node_groups", "scenes")
-    return {kind: len(getattr(bpy.data, kind)) for kind in kinds}
-
-
 def test_glb_is_z_up_and_linear(fake, tmp_path: pathlib.Path) -> None:
     fake.write_glb(tmp_path / "quad.glb")
     read = glb.read(tmp_path / "quad.glb")
@@ -250,7 +238,9 @@ def test_a_cut_picture_is_refused(textured) -> None:
         glb.read(edited(textured, cut))
 
 
-def test_a_second_import_of_a_texture_leaves_nothing_behind(textured, start_scene, fake) -> None:
+def test_a_second_import_of_a_texture_leaves_nothing_behind(
+    textured, start_scene, fake, counts
+) -> None:
     bpy.ops.neural_fields.import_mesh(filepath=str(textured))
     before = counts()
     names = sorted(image.name for image in bpy.data.images)
@@ -262,7 +252,7 @@ def test_a_second_import_of_a_texture_leaves_nothing_behind(textured, start_scen
     assert counts()["images"] == before["images"] - 2
 
 
-def test_a_second_import_replaces_the_first(fake, start_scene, output) -> None:
+def test_a_second_import_replaces_the_first(fake, start_scene, output, counts) -> None:
     fake.write_glb(output / "mesh.glb")
     bpy.ops.neural_fields.import_mesh(output=str(output))
     mesh = bpy.data.objects["the run"]
@@ -278,7 +268,7 @@ def test_a_second_import_replaces_the_first(fake, start_scene, output) -> None:
     assert mesh.location.x == 5.0, "where the person moved it, it stays"
 
 
-def test_a_moved_mesh_is_replaced_where_it_is(fake, start_scene, output) -> None:
+def test_a_moved_mesh_is_replaced_where_it_is(fake, start_scene, output, counts) -> None:
     fake.write_glb(output / "mesh.glb")
     bpy.ops.neural_fields.import_mesh(output=str(output))
     mesh = bpy.data.objects["the run"]
@@ -312,8 +302,7 @@ def test_selection_and_mode_are_left_alone(fake, start_scene, output) -> None:
 
 def test_an_absent_or_old_mesh_is_extracted(fake, start_scene, output) -> None:
     with pytest.raises(RuntimeError, match="no trained field is there yet"):
-        bpy.ops.neural_fields.import_mesh(output=str(output))
-    (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+        bpy.ops.neural_fields.import_mesh(output=str(output.parent / "none"))
     result = start_scene.neural_fields.result
     result.mesh_resolution, result.mesh_texture, result.mesh_faces = 33, 512, 7000
     bpy.ops.neural_fields.import_mesh(output=str(output))
@@ -324,8 +313,7 @@ def test_an_absent_or_old_mesh_is_extracted(fake, start_scene, output) -> None:
     assert len(fake.calls) == 3
 
 
-def test_a_failed_extraction_leaves_the_scene_as_it_was(fake, start_scene, output) -> None:
-    (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+def test_a_failed_extraction_leaves_the_scene_as_it_was(fake, start_scene, output, counts) -> None:
     before = counts()
     fake.fails("no mesh")
     with pytest.raises(RuntimeError, match="the field is empty; train longer"):
@@ -337,42 +325,3 @@ def test_a_file_of_one_s_own(fake, start_scene, tmp_path) -> None:
     fake.write_glb(tmp_path / "chair.glb")
     bpy.ops.neural_fields.import_mesh(filepath=str(tmp_path / "chair.glb"))
     assert "chair" in bpy.data.objects
-
-
-def test_the_sequence_arrives_as_one_image(fake, start_scene, output, no_renders) -> None:
-    (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
-    (output / "sequence").mkdir()
-    for name in ("0004.png", "0009.png"):
-        (output / "sequence" / name).write_bytes(fake.picture())
-    longer = {"frames": [{"file_path": "0009.png"}, {"file_path": "../run/config.json"}]}
-    (output / "sequence_cameras.json").write_text(json.dumps(longer))
-    bpy.ops.wm.save_as_mainfile(filepath=str(output.parent / "scene.blend"))
-    for _ in range(2):
-        bpy.ops.neural_fields.render_sequence(output=str(output))
-    names = [frame.name for frame in sorted((output / "sequence").iterdir())]
-    assert names == ["0001.png", "0002.png", "0003.png", "0004.png"], "the older sequence is gone"
-    images = [image for image in bpy.data.images if image.source == "SEQUENCE"]
-    assert [image.name for image in images] == ["the run"]
-    assert images[0].filepath == "//the run/sequence/0001.png"
-    assert (images[0][results.FIRST_FRAME], images[0][results.FRAMES]) == (1, 3)
-    bpy.ops.wm.save_mainfile()
-    bpy.ops.wm.open_mainfile(filepath=bpy.data.filepath)
-    assert "the run" in bpy.data.images, "an image without users survives a save"
-
-
-def test_a_person_s_own_frames_stay(fake, start_scene, output, no_renders) -> None:
-    (output / "run" / "checkpoint.safetensors").write_bytes(b"weights")
-    own = output / "sequence" / "0002.png"
-    own.parent.mkdir()
-    own.write_bytes(b"a render of one's own")
-    line = r"sequence: holds 0002\.png, which Neural Fields did not write.*choose another Output"
-    for operator in (bpy.ops.neural_fields.render_sequence, bpy.ops.neural_fields.train):
-        with pytest.raises(RuntimeError, match=line):
-            operator(output=str(output))
-    assert own.read_bytes() == b"a render of one's own"
-    assert fake.commands == [], "found before anything is rendered"
-
-
-def test_a_sequence_needs_a_run(fake, start_scene, output, no_renders) -> None:
-    with pytest.raises(RuntimeError, match="no trained field is there yet"):
-        bpy.ops.neural_fields.render_sequence(output=str(output))

@@ -10,7 +10,7 @@ import pytest
 from neural_fields.neural_backend import config, protocol
 from neural_fields.neural_backend.dataset import transforms
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import backend, job, knobs, place, results, train
+from neural_fields.operators import backend, job, place, results, train
 
 
 @pytest.fixture
@@ -223,12 +223,12 @@ def test_a_camera_rig_without_a_camera(fake, start_scene, output) -> None:
 def test_the_mesh_goes_where_the_training_was_started(fake, start_scene, output) -> None:
     other = bpy.data.scenes.new("Other")
     fake.write_glb(output.parent / "mesh.glb")
-    results.import_mesh(results.scene_of("Scene"), output.parent / "mesh.glb", "one")
-    results.import_mesh(results.scene_of("Other"), output.parent / "mesh.glb", "two")
+    results.import_mesh(place.scene_of("Scene"), output.parent / "mesh.glb", "one")
+    results.import_mesh(place.scene_of("Other"), output.parent / "mesh.glb", "two")
     assert "one" in start_scene.objects
     assert [item.name for item in other.objects] == ["two"]
     with pytest.raises(BadInput, match="the scene Gone is gone"):
-        results.scene_of("Gone")
+        place.scene_of("Gone")
 
 
 @pytest.mark.parametrize("field", ["nerf", "sdf"])
@@ -288,25 +288,3 @@ def test_a_generated_rig_s_sequence_needs_something_to_orbit(fake, start_scene, 
     with pytest.raises(RuntimeError, match="nothing"):
         bpy.ops.neural_fields.train(output=str(output), results={"SEQUENCE"})
     assert "train" not in fake.commands
-
-
-def test_the_sequence_s_cameras(monkeypatch, start_scene) -> None:
-    asked = []
-    monkeypatch.setattr(results.rig, "camera_is_animated", lambda scene: asked.append("auto"))
-    monkeypatch.setattr(results.rig, "orbit_views", lambda *a: ("orbit", a[3]))
-    monkeypatch.setattr(results.rig, "camera_path_steps", lambda *a: iter(()))
-    overrides = {"result": {"sequence_frames": 9}}
-
-    def views() -> object:
-        settings = knobs.settings_of(start_scene, overrides)
-        steps = results.sequence_views_steps(place.place_of(bpy.context), settings)
-        with pytest.raises(StopIteration) as end:
-            next(steps)
-        return end.value.value
-
-    assert views() == ("orbit", 9)
-    assert asked == ["auto"]
-    monkeypatch.setattr(results.rig, "camera_is_animated", lambda scene: True)
-    assert views() is None
-    start_scene.neural_fields.result.sequence_path = "orbit"
-    assert views() == ("orbit", 9)

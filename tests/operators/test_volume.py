@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-
 import bpy
 import numpy as np
 import pytest
@@ -12,24 +10,11 @@ from neural_fields.operators import volume
 
 
 @pytest.fixture
-def output(tmp_path: pathlib.Path) -> pathlib.Path:
-    folder = tmp_path / "the run"
-    (folder / "run").mkdir(parents=True)
-    (folder / "run" / "checkpoint.safetensors").write_bytes(b"weights")
-    return folder
-
-
-@pytest.fixture
 def vdb(registered):
     try:
         return volume.openvdb()
     except BadInput as error:
         pytest.skip(str(error))
-
-
-def counts() -> dict[str, int]:
-    kinds = ("volumes", "materials", "objects", "collections", "node_groups", "scenes")
-    return {kind: len(getattr(bpy.data, kind)) for kind in kinds}
 
 
 def test_grids_hold_what_the_voxels_hold(fake, vdb, tmp_path) -> None:
@@ -81,7 +66,7 @@ def test_the_volume_arrives_named_and_placed(fake, vdb, start_scene, output) -> 
     assert fake.commands.count("volume") == 1, "one that is there is not sampled again"
 
 
-def test_another_volume_replaces_the_first(fake, vdb, start_scene, output) -> None:
+def test_another_volume_replaces_the_first(fake, vdb, start_scene, output, counts) -> None:
     bpy.ops.neural_fields.import_volume(output=str(output))
     found = bpy.data.objects["the run volume"]
     found.location.x = 5.0
@@ -131,7 +116,7 @@ def test_cycles_shows_the_field_s_own_colours(fake, vdb, start_scene, output) ->
     assert pixels[:, :4, 3].max() < 0.01
 
 
-def test_damaged_voxels_leave_the_scene_as_it_was(fake, vdb, start_scene, output) -> None:
+def test_damaged_voxels_leave_the_scene_as_it_was(fake, vdb, start_scene, output, counts) -> None:
     before = counts()
     (output / "volume.npz").write_bytes(b"nothing")
     with pytest.raises(RuntimeError, match="not a volume that can be read"):

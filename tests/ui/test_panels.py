@@ -37,6 +37,11 @@ class Layout:
         self.drawn.append(name)
         return SimpleNamespace()
 
+    def operator_menu_enum(self, name: str, property: str, **_) -> SimpleNamespace:
+        operator = getattr(bpy.ops.neural_fields, name.removeprefix("neural_fields."))
+        assert property in operator.get_rna_type().properties, property
+        return self.operator(name)
+
     def label(self, *, text: str, icon: str = "NONE") -> None:
         icons = bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
         assert icon in icons

@@ -1,0 +1,38 @@
+"""All that a run's settings ask for, extracted and brought into the scene."""
+
+from ..neural_backend.config import ResultSettings
+from ..neural_backend.dataset.transforms import View
+from . import results, sequence, volume
+from .folders import Results
+from .job import Steps
+from .place import Place
+
+
+def bring_steps(
+    place: Place, program: str, found: Results, settings: ResultSettings, views: tuple[View, ...]
+) -> Steps[list[str]]:
+    """Extract a run's results anew and bring them into the scene.
+
+    Args:
+        program: the backend's Python.
+        settings: which results, and how large.
+        views: the cameras of the sequence, where one is asked for (``sequence.views_steps``).
+
+    Returns:
+        What was brought, in words.
+
+    Raises:
+        BadInput: one of them cannot be extracted.
+    """
+    brought = []
+    if settings.mesh:
+        yield from results.mesh_steps(program, found, settings)
+        mesh = results.import_mesh(place.scene, found.mesh, found.name)
+        brought.append(f"mesh {mesh.name}")
+    if settings.sequence:
+        yield from sequence.sequence_steps(program, found, views)
+        brought.append(f"sequence {sequence.import_sequence(found).name}")
+    if settings.volume:
+        yield from volume.volume_steps(program, found, settings)
+        brought.append(volume.import_volume(place.scene, found.voxels, found.name).name)
+    return brought
