@@ -72,6 +72,11 @@ class RunFolder:
         self.eye = self.path / "eye.json"
         self.live = self.path / "live.png"
 
+    @property
+    def files(self) -> list[pathlib.Path]:
+        """All of them, but the lock."""
+        return [file for file in vars(self).values() if file not in (self.path, self.lock)]
+
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
@@ -357,6 +362,21 @@ class EventWriter:
     def __call__(self, event: Event) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(encode_event(event))
+
+
+def last_events(path: pathlib.Path, size: int) -> list[Event]:
+    """The events in the last ``size`` bytes of an ``events.jsonl``; none where it cannot be read.
+
+    Damaged lines, of which the first may be one, are passed over.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - size, 0))
+            lines = file.read().decode("utf-8", "replace").split("\n")
+    except OSError:
+        return []
+    events = map(decode_event, lines)
+    return [event for event in events if event is not None]
 
 
 class EventReader:

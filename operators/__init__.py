@@ -2,9 +2,9 @@
 
 import bpy
 
-from . import backend, dataset, example, job, results, rig, sequence, stage, train, volume
+from . import backend, dataset, example, job, results, rig, runs, sequence, stage, train, volume
 
-_MODULES = (job, backend, example, rig, dataset, results, sequence, volume, train)
+_MODULES = (job, backend, example, rig, dataset, results, sequence, volume, train, runs)
 _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
 
 
@@ -13,9 +13,11 @@ def register() -> None:
         bpy.utils.register_class(cls)
     job.register()
     stage.register()
+    runs.register()
 
 
 def unregister() -> None:
+    runs.unregister()
     stage.unregister()
     job.unregister()
     for cls in reversed(_CLASSES):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +28,10 @@ _LAST_GRACE = 3.0
 """The same where Blender itself is about to close, and waits."""
 
 _DOCTOR_TIMEOUT = 300.0
+
+_LONGEST_LINE = 300
+_NOT_SHOWN = "[\\x00-\\x1f\\x7f-\\x9f\ufffd]+"
+"""Characters of garbage."""
 
 # what belongs to Blender's own Python and colours would break another one's
 _NOT_FOR_CHILDREN = (
@@ -95,6 +100,7 @@ class Child:
     """
 
     def __init__(self, program: str, arguments: Sequence[str], output: BinaryIO, log: BinaryIO):
+        self._let_go = False
         try:
             self._process = subprocess.Popen(
                 [program, "-m", "neural_backend", *arguments],
@@ -123,9 +129,15 @@ class Child:
         assert self._process.stdin is not None
         self._process.stdin.close()
 
+    def let_go(self) -> None:
+        """Leave it to itself from now on; it has been told that its leash's end means nothing."""
+        self._let_go = True
+
     def end(self, grace: float = 0.0) -> None:
-        """Make sure that it is gone, after ``grace`` seconds at most."""
+        """Make sure that it is gone, after ``grace`` seconds at most, or let go."""
         self.pull_leash()
+        if self._let_go:
+            return
         try:
             self._process.wait(grace)
         except subprocess.TimeoutExpired:
@@ -140,6 +152,7 @@ def run_steps(
     look: Callable[[], Status],
     grace: float = GRACE,
     answer: BinaryIO | None = None,
+    leave: Callable[[], bool] = lambda: False,
 ) -> Steps[None]:
     """Run one command of the backend to its end.
 
@@ -148,6 +161,7 @@ def run_steps(
         look: gives the status at each tick; may raise what it has found.
         grace: seconds that it has to end by itself when the job is cancelled.
         answer: open file that gets its standard output; the log does where None.
+        leave: called when Blender closes; True where it has been told to go on without.
 
     Raises:
         BadInput: when it fails: its own last line, or that it died and where the log is.
@@ -158,7 +172,8 @@ def run_steps(
     except OSError as error:
         reason = error.strerror or str(error)
         raise BadInput(f"{log}: cannot be written ({reason}); choose another Output") from None
-    with open(log, "ab") as file:
+    # what it says is read from the same file: its folder may be deleted while it runs
+    with open(log, "a+b") as file:
         begin = file.tell()
         child = Child(program, arguments, answer or file, file)
         try:
@@ -168,10 +183,14 @@ def run_steps(
         except Cancelled:
             yield from _wind_down(child, grace)
             raise
+        except GeneratorExit:
+            if leave():
+                child.let_go()
+            raise
         finally:
             child.end(_LAST_GRACE)
-    if status != protocol.EXIT_DONE:
-        raise BadInput(_why(status, log, begin))
+        if status != protocol.EXIT_DONE:
+            raise BadInput(_why(status, file, begin))
 
 
 def _wind_down(child: Child, grace: float) -> Steps[None]:
@@ -183,16 +202,15 @@ def _wind_down(child: Child, grace: float) -> Steps[None]:
         child.end()
 
 
-def _why(status: int, log: pathlib.Path, begin: int) -> str:
-    with open(log, "rb") as file:
-        last = _last_line(file, begin)
+def _why(status: int, log: BinaryIO, begin: int) -> str:
+    last = _last_line(log, begin)
     if status == protocol.EXIT_BAD_INPUT and last:
         return last
     how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
     # the system ends the process that asks for too much memory with signal 9
     hint = ", perhaps for lack of memory" if status == -9 else ""
     said = f": {last}" if last else ""
-    return f"The backend {how}{hint}{said}; its log is {log}"
+    return f"The backend {how}{hint}{said}; its log is {log.name}"
 
 
 def _last_line(file: BinaryIO, begin: int = 0) -> str:
@@ -201,7 +219,8 @@ def _last_line(file: BinaryIO, begin: int = 0) -> str:
     file.seek(max(begin, end - 4096))
     # progress bars end their lines with a carriage return
     lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    said = (re.sub(_NOT_SHOWN, " ", line).strip() for line in reversed(lines))
+    return next((line[:_LONGEST_LINE] for line in said if line), "")
 
 
 _checked: dict[str, dict[str, Any]] = {}

@@ -1,13 +1,16 @@
 """Jobs: long work that leaves Blender usable, and the one owner of what is running.
 
-A job is a generator. Each ``yield`` gives control back to Blender with a status to show; what must
-be restored stands in ``finally`` blocks. In the window a modal operator advances it by one step a
-tick; in the background the operator runs it to its end and prints its progress.
+A job's steps are a generator. Each ``yield`` gives control back to Blender with a status to show;
+what must be restored stands in ``finally`` blocks. In the window a modal operator advances it by
+one step a tick, when its turn has come; in the background the operator runs it to its end and
+prints its progress.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import pathlib
 import re
 import time
 import traceback
@@ -35,10 +38,16 @@ _BAR = 24
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """What a job is doing, in one line, and how much of it is done (0 to 1, None if unknown)."""
+    """What a job is doing, in one line.
+
+    Attributes:
+        fraction: how much of it is done, 0 to 1; None if unknown.
+        training: whether it is a training that can be paused, and goes on from there later.
+    """
 
     text: str
     fraction: float | None = None
+    training: bool = False
 
 
 Steps = Generator[Status, None, T]
@@ -53,55 +62,112 @@ class Cancelled(BaseException):
     """
 
 
-class Owner:
-    """The one job that may run, and what the last one had to say.
+@dataclasses.dataclass(eq=False)
+class Job:
+    """Work that waits, runs or has ended.
 
     Attributes:
-        label: the job's name; empty while nothing runs.
-        status: what it is doing.
-        error: why the last job failed, in one line; empty if it did not.
-        message: what the last job achieved, in one line.
-        cancelled: whether the last job was ended early.
+        label: its name, that of the operator.
+        subject: what it works on, for a list of jobs.
+        run: the folder of the run that it trains.
+        begun: whether the training has begun, so that the run's folder tells the rest.
+        error: why it failed, in one line; empty if it did not.
+        message: what it achieved, in one line.
+        cancelled: whether it was ended early.
+    """
+
+    label: str
+    steps: Steps[Any]
+    subject: str = ""
+    run: pathlib.Path | None = None
+    begun: bool = False
+    error: str = ""
+    message: str = ""
+    cancelled: bool = False
+
+
+class Owner:
+    """The one job that may run, those that wait for it, and what the last one had to say.
+
+    Attributes:
+        job: the one that runs.
+        queue: those that wait, the next one first.
+        last: the last one that has ended; None when there was none, or it is to be forgotten.
+        status: what the job is doing.
     """
 
     def __init__(self) -> None:
-        self.label = ""
+        self.job: Job | None = None
+        self.queue: list[Job] = []
+        self.last: Job | None = None
         self.status = Status("")
-        self.error = ""
-        self.message = ""
-        self.cancelled = False
-        self._steps: Steps[Any] | None = None
         self._advancing = False
         self._cancelling = False
+        self._pausing = False
 
     @property
     def running(self) -> bool:
-        return self._steps is not None
+        return self.job is not None
 
-    def owns(self, steps: Steps[Any] | None) -> bool:
-        return steps is not None and self._steps is steps
+    @property
+    def label(self) -> str:
+        """The running job's name; empty while nothing runs."""
+        return self.job.label if self.job else ""
 
-    def start(self, label: str, steps: Steps[Any]) -> None:
+    @property
+    def error(self) -> str:
+        """Why the last job failed; empty if it did not, or another one runs."""
+        return self.last.error if self.last else ""
+
+    @property
+    def message(self) -> str:
+        """What the last job achieved."""
+        return self.last.message if self.last else ""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the last job was ended early."""
+        return self.last is not None and self.last.cancelled
+
+    def start(self, label: str, steps: Steps[Any]) -> Job:
+        """Take a job that needs no more than a name. Raises BadInput when another one runs."""
+        job = Job(label, steps)
+        self.begin(job)
+        return job
+
+    def begin(self, job: Job) -> None:
         """Take a job. Raises BadInput when another one runs."""
-        if self.running:
+        if self.job is not None:
             raise BadInput(f"{self.label} is still running: wait for it or cancel it first")
-        self.label, self.status, self.error, self.message = label, Status("Starting"), "", ""
-        self._steps, self._cancelling, self.cancelled = steps, False, False
+        self.job, self.last, self.status = job, None, Status("Starting")
+        self._cancelling = self._pausing = False
+
+    def take_turn(self, job: Job) -> None:
+        """Begin a job that waits, if it is the next one and nothing runs."""
+        if self.job is None and self.queue and self.queue[0] is job:
+            self.begin(self.queue.pop(0))
+
+    def withdraw(self, job: Job) -> None:
+        """Let a job wait no longer."""
+        if job in self.queue:
+            self.queue.remove(job)
+            job.message, job.cancelled = f"{job.label}: removed from the queue", True
 
     def advance(self) -> bool:
         """Do one step; False when the job has ended well.
 
         Raises whatever ended the job otherwise; ``error`` and ``message`` then say it in a line.
         """
-        steps = self._steps
+        job = self.job
         # an event that is handled while a step calls an operator must not enter the step again
-        if steps is None or self._advancing:
-            return steps is not None
+        if job is None or self._advancing:
+            return job is not None
         self._advancing = True
         try:
-            self.status = next(steps)
+            self.status = next(job.steps)
+            job.begun |= self.status.training
         except StopIteration as end:
-            self._end(message=end.value if isinstance(end.value, str) else f"{self.label}: done")
+            self._end(message=end.value if isinstance(end.value, str) else f"{job.label}: done")
             return False
         except BaseException as error:
             self._fail(error)
@@ -110,18 +176,22 @@ class Owner:
             self._advancing = False
         return True
 
-    def cancel(self) -> None:
-        """Ask the job to end; the second time, end it now."""
-        steps = self._steps
-        if steps is None or self._advancing:
+    def cancel(self, pause: bool = False) -> None:
+        """Ask the job to end; the second time, end it now. Those that wait go on waiting.
+
+        Args:
+            pause: it is meant to go on later, and is said to be paused.
+        """
+        job = self.job
+        if job is None or self._advancing:
             return
         if self._cancelling:
-            self.close()
+            self.end_now()
             return
-        self._cancelling = True
+        self._cancelling, self._pausing = True, pause
         self._advancing = True
         try:
-            self.status = steps.throw(Cancelled())
+            self.status = job.steps.throw(Cancelled())
         except (StopIteration, Cancelled):
             self._end_early()
         except Exception as error:
@@ -130,15 +200,25 @@ class Owner:
             self._advancing = False
 
     def close(self) -> None:
-        """End the job now: Blender closes, another file is loaded, the add-on is disabled."""
-        if self._steps is None or self._advancing:
+        """End all jobs now: Blender closes, another file is loaded, the add-on is disabled."""
+        for job in list(self.queue):
+            self.withdraw(job)
+        self.end_now()
+
+    def forget(self) -> None:
+        """Show nothing of the last job any more."""
+        self.last = None
+
+    def end_now(self) -> None:
+        """End the job without waiting for more than moments."""
+        job = self.job
+        if job is None or self._advancing:
             return
-        steps = self._steps
         self._end_early()
         try:
-            steps.close()
+            job.steps.close()
         except Exception as error:
-            self.error = one_line(error)
+            job.error = one_line(error)
             traceback.print_exc()
 
     def _fail(self, error: BaseException) -> None:
@@ -150,13 +230,15 @@ class Owner:
         self._end(error=one_line(error))
 
     def _end_early(self) -> None:
-        self._end(message=f"{self.label}: cancelled")
-        self.cancelled = True
+        how = "paused" if self._pausing else "cancelled"
+        self._end(message=f"{self.label}: {how}", cancelled=True)
 
-    def _end(self, message: str = "", error: str = "") -> None:
-        self._steps, self._cancelling = None, False
-        self.label, self.status = "", Status("")
-        self.message, self.error = message, error
+    def _end(self, message: str = "", error: str = "", cancelled: bool = False) -> None:
+        job = self.job
+        assert job is not None
+        job.message, job.error, job.cancelled = message, error, cancelled
+        self.job, self.last, self.status = None, job, Status("")
+        self._cancelling = self._pausing = False
 
 
 owner = Owner()
@@ -172,51 +254,76 @@ def one_line(error: BaseException) -> str:
 
 
 class JobOperator(_Operator):
-    """Mixin of ``bpy.types.Operator``: runs ``steps``, in the window or in the background."""
+    """Mixin of ``bpy.types.Operator``: runs ``steps``, in the window or in the background.
 
-    _steps: Steps[Any] | None = None
+    Attributes:
+        queues: whether it waits for its turn, in the window, while another job runs.
+    """
+
+    queues = False
+    _job: Job | None = None
     _timer: bpy.types.Timer | None = None
 
     def steps(self, context: bpy.types.Context) -> Steps[Any]:
-        """The job. A returned string is shown as its closing message."""
+        """The job's. A returned string is shown as its closing message."""
         raise NotImplementedError
+
+    def job(self, context: bpy.types.Context) -> Job:
+        """The job, with all that it takes from the context now: it may have to wait.
+
+        Raises:
+            BadInput: it is refused.
+        """
+        return Job(self.bl_label, self.steps(context))
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
-        if owner.running:
+        if owner.running and (bpy.app.background or not cls.queues):
             cls.poll_message_set(f"{owner.label} is still running")
             return False
         return context.scene is not None
 
     def execute(self, context: bpy.types.Context) -> set[Any]:
-        steps = self._steps = self.steps(context)
         try:
-            owner.start(self.bl_label, steps)
+            job = self._job = self.job(context)
+            if owner.job is None and not owner.queue:
+                owner.begin(job)
+            elif bpy.app.background or not self.queues:
+                raise BadInput(f"{owner.label} is still running: wait for it or cancel it first")
+            else:
+                owner.queue.append(job)
         except BadInput as error:
+            if not owner.running:
+                owner.last = Job(self.bl_label, _nothing(), error=one_line(error))
             self.report({"ERROR"}, one_line(error))
             return {"CANCELLED"}
         if bpy.app.background:
-            return self._drain()
+            return self._drain(job)
         manager = context.window_manager
         self._timer = manager.event_timer_add(TICK, window=context.window)
+        _timers.append(self._timer)
         manager.modal_handler_add(self)
         redraw(context)
         return {"RUNNING_MODAL"}
 
     def modal(self, context: bpy.types.Context, event: bpy.types.Event) -> set[Any]:
-        if not owner.owns(self._steps):
+        job = self._job
+        if job in owner.queue:
+            if event.type == "TIMER":
+                owner.take_turn(job)
+            return {"PASS_THROUGH"}
+        if owner.job is not job:
             return self._leave(context)
         if event.type == "ESC" and event.value == "PRESS":
             owner.cancel()
-            return {"RUNNING_MODAL"} if owner.owns(self._steps) else self._leave(context)
+            return {"RUNNING_MODAL"} if owner.job is job else self._leave(context)
         if event.type != "TIMER":
             return {"PASS_THROUGH"}
         before = owner.status
-        try:
-            going = owner.advance()
-        except BaseException:  # the owner keeps what it was; _leave reports it
-            going = False
-        if not going:
+        # the owner keeps what ended the job; _leave reports it
+        with contextlib.suppress(BaseException):
+            owner.advance()
+        if owner.job is not job:
             return self._leave(context)
         if owner.status != before:
             context.workspace.status_text_set(f"{owner.label}: {owner.status.text} (Esc: cancel)")
@@ -225,29 +332,35 @@ class JobOperator(_Operator):
 
     def cancel(self, context: bpy.types.Context) -> None:
         """Blender ends the operator: its window closes, or another file is loaded."""
-        if owner.owns(self._steps):
-            owner.close()
+        job = self._job
+        if job is not None and job in owner.queue:
+            owner.withdraw(job)
+        elif owner.job is job:
+            owner.end_now()
         self._clear(context)
 
     def _leave(self, context: bpy.types.Context) -> set[Any]:
         self._clear(context)
-        if owner.error:
-            self.report({"ERROR"}, owner.error)
+        job = self._job
+        assert job is not None
+        if job.error:
+            self.report({"ERROR"}, job.error)
             return {"CANCELLED"}
-        if owner.message:
-            self.report({"INFO"}, owner.message)
-        return {"CANCELLED"} if owner.cancelled else {"FINISHED"}
+        if job.message:
+            self.report({"INFO"}, job.message)
+        return {"CANCELLED"} if job.cancelled else {"FINISHED"}
 
     def _clear(self, context: bpy.types.Context) -> None:
         if self._timer is not None:
             context.window_manager.event_timer_remove(self._timer)
+            _timers.remove(self._timer)
             self._timer = None
-        if context.workspace is not None:
+        if context.workspace is not None and not owner.running:
             context.workspace.status_text_set(None)
         redraw(context)
 
-    def _drain(self) -> set[Any]:
-        printer = _Printer(owner.label)
+    def _drain(self, job: Job) -> set[Any]:
+        printer = _Printer(job.label)
         shown = Status("")
         try:
             while owner.advance():
@@ -259,12 +372,16 @@ class JobOperator(_Operator):
         except BaseException as error:
             if not isinstance(error, Exception):
                 raise
-            self.report({"ERROR"}, owner.error)
+            self.report({"ERROR"}, job.error)
             return {"CANCELLED"}
         finally:
             owner.close()
-        print(owner.message, flush=True)
+        print(job.message, flush=True)
         return {"FINISHED"}
+
+
+def _nothing() -> Steps[None]:
+    yield from ()
 
 
 class _Printer:
@@ -332,6 +449,27 @@ class NEURAL_FIELDS_OT_cancel(bpy.types.Operator):
         return {"FINISHED"}
 
 
+class NEURAL_FIELDS_OT_pause(bpy.types.Operator):
+    """End the training with a checkpoint, from which it goes on later: memory and GPU are free
+    until then. The next job that waits begins"""
+
+    bl_idname = "neural_fields.pause"
+    bl_label = "Pause"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return owner.status.training
+
+    def execute(self, context: bpy.types.Context) -> set[Any]:
+        owner.cancel(pause=True)
+        redraw(context)
+        return {"FINISHED"}
+
+
+_timers: list[bpy.types.Timer] = []
+"""Of the operators that wait or run now."""
+
+
 @persistent
 def _close(*_: object) -> None:
     owner.close()
@@ -349,8 +487,13 @@ def register() -> None:
 
 def unregister() -> None:
     owner.close()
+    # Blender drops the operators of a class that goes without a word to them
+    while _timers:
+        bpy.context.window_manager.event_timer_remove(_timers.pop())
+    for workspace in bpy.data.workspaces if not bpy.app.background else ():
+        workspace.status_text_set(None)
     for handlers in _HANDLERS:
         handlers.remove(_close)
 
 
-CLASSES = (NEURAL_FIELDS_OT_cancel,)
+CLASSES = (NEURAL_FIELDS_OT_cancel, NEURAL_FIELDS_OT_pause)

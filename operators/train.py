@@ -1,13 +1,16 @@
 """Train Neural Field: renders, trains, brings back; the child process and its events between."""
 
+import contextlib
+import dataclasses
 import json
 import pathlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bpy
 
 from ..neural_backend import config, protocol
-from ..neural_backend.dataset import transforms
+from ..neural_backend.dataset.transforms import View
 from ..neural_backend.protocol import BadInput
 from . import (
     backend,
@@ -16,13 +19,14 @@ from . import (
     folders,
     geometry,
     knobs,
+    known,
     passes,
     results,
     rig,
     sequence,
     volume,
 )
-from .job import JobOperator, Status, Steps
+from .job import Job, JobOperator, Status, Steps
 from .place import Place, place_of
 from .scratch import Scratch
 
@@ -67,7 +71,7 @@ class _Follower:
     def __init__(self, run: protocol.RunFolder):
         # an earlier start of the run has left its events in the file
         self._reader = protocol.EventReader(run.events, from_end=True)
-        self._status = Status("Training: starting")
+        self._status = Status("Training: starting", training=True)
         self.error = ""
         self.done: protocol.Done | None = None
 
@@ -77,7 +81,7 @@ class _Follower:
                 text = f"Training: {event.field} on {event.device}"
                 if event.eta is not None:
                     text += f", {protocol.in_words(event.eta)} left"
-                self._status = Status(text, 0.0)
+                self._status = Status(text, 0.0, training=True)
             elif isinstance(event, protocol.Progress):
                 self._status = progress_status(event)
             elif isinstance(event, protocol.Warning):
@@ -90,27 +94,40 @@ class _Follower:
 
 
 def progress_status(event: protocol.Progress) -> Status:
-    """``Training: 27.3 dB, 1 min 20 s left``."""
+    """``Training: 27.3 dB, 1 min 20 s left, 1.2 M samples/s``."""
     psnr = "" if event.psnr is None else f"{event.psnr:.1f} dB, "
-    return Status(f"Training: {psnr}{protocol.in_words(event.eta)} left", event.spent)
+    text = f"Training: {psnr}{protocol.in_words(event.eta)} left"
+    if event.samples_per_second >= 1.0:
+        text += f", {_short(event.samples_per_second)} samples/s"
+    return Status(text, event.spent, training=True)
+
+
+def _short(number: float) -> str:
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
 
 
 def training_steps(
     program: str,
     source: pathlib.Path,
-    output: pathlib.Path,
+    run: protocol.RunFolder,
     settings: config.TrainingSettings,
     resume: bool = False,
+    keeps: Callable[[], bool] = lambda: False,
 ) -> Steps[protocol.Done | None]:
-    """Train on ``source`` into ``output``'s run folder; returns how the training ended.
+    """Train on ``source`` into a run's folder; returns how the training ended.
 
     A run that stands there is kept, by the backend, as ``run.1``, ``run.2``, ... A resumed one
     keeps its settings; only its length is that of ``settings``.
 
+    Args:
+        keeps: says whether the training goes on when Blender closes.
+
     Raises:
         BadInput: when it fails: the backend's own line, or where the log is.
     """
-    run = protocol.RunFolder(output / folders.RUN)
     follower = _Follower(run)
     arguments = ["train", str(source), "--run", str(run.path)]
     if resume:
@@ -118,14 +135,139 @@ def training_steps(
         arguments += ["--max-steps", str(settings.max_steps), "--resume"]
     else:
         arguments += arguments_of(settings)
+
+    def leave() -> bool:
+        if not keeps():
+            return False
+        try:
+            run.keep.touch()
+        except OSError:
+            return False
+        return True
+
     yield follower()
+    for file in (run.cancel, run.keep):  # of a backend that was killed
+        with contextlib.suppress(OSError):
+            file.unlink()
     try:
-        yield from backend.run_steps(program, arguments, run.log, follower)
+        yield from backend.run_steps(program, arguments, run.log, follower, leave=leave)
     except BadInput:
         if follower.error:
             raise BadInput(follower.error) from None
         raise
     return follower.done
+
+
+@contextlib.contextmanager
+def _alone(output: pathlib.Path, run: protocol.RunFolder) -> Iterator[None]:
+    """Keep other Blenders' trainings out of an output folder.
+
+    Raises:
+        BadInput: one is in it, or its run is being trained.
+    """
+    if protocol.is_held(run.path):
+        raise BadInput(protocol.in_use(run))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(protocol.held(output))
+        except BlockingIOError:
+            raise BadInput(
+                f"{output}: another Blender is at work in it; wait for its end or choose another "
+                "Output"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadInput(f"{output}: cannot be written to ({reason})") from None
+        yield
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training as it was asked for.
+
+    Attributes:
+        place: where it was asked for, and what comes back goes.
+        found: the run, and what is made of it.
+        resume: go on with the run, on what it was trained on.
+    """
+
+    place: Place
+    settings: knobs.Settings
+    found: folders.Results
+    resume: bool = False
+
+    @property
+    def _run(self) -> protocol.RunFolder:
+        return protocol.RunFolder(self.found.run)
+
+    def job(self, label: str) -> Job:
+        """The job that trains and brings the results back."""
+        return Job(label, self._steps(), self.found.name, self.found.run)
+
+    def _steps(self) -> Steps[str]:
+        with _alone(self.found.output, self._run):
+            known.add(self.found.output, bpy.data.filepath)
+            return (yield from self._steps_alone())
+
+    def _steps_alone(self) -> Steps[str]:
+        training = self.settings.training
+        field = _field_of(self._run) if self.resume else training.field
+        views = yield from self._ahead_steps(field)
+        program = yield from backend.check_steps(training.device)
+        source = yield from self._source_steps(field)
+        done = yield from training_steps(
+            program, source, self._run, training, self.resume, self._keeps
+        )
+        return _summary(done, (yield from self._bring_steps(program, views)))
+
+    def _ahead_steps(self, field: str) -> Steps[tuple[View, ...]]:
+        """What would fail after an hour of rendering must fail now; the sequence's cameras."""
+        views: tuple[View, ...] = ()
+        if self.settings.result.sequence:
+            views = yield from sequence.views_steps(self.place, self.settings)
+            sequence.require_no_strange_frames(self.found, views)
+        if self.settings.result.volume:
+            volume.openvdb()
+            if field == "sdf":
+                raise BadInput(
+                    "Volume: a signed distance has no density; untick it, or choose another field"
+                )
+        return views
+
+    def _source_steps(self, field: str) -> Steps[pathlib.Path]:
+        """Render the views or write the geometry; of what is resumed, nothing."""
+        folder = self.found.output / folders.DATASET
+        if self.resume:
+            # the output folder may have been moved since
+            return folder / folders.GEOMETRY if field == "sdf" else folder
+        if field == "sdf":
+            return (yield from _geometry_steps(self.place, self.settings, self.found.output))
+        exported = yield from dataset.export_steps(
+            self.place,
+            self.settings.rig,
+            passes.decided(self.settings, self.place.scene.render.engine),
+            self.settings.collection,
+            folder,
+        )
+        return exported.folder
+
+    def _bring_steps(self, program: str, views: tuple[View, ...]) -> Steps[list[str]]:
+        result = self.settings.result
+        return bring.bring_steps(self.place, program, self.found, result, views)
+
+    def results_steps(self) -> Steps[str]:
+        """Bring the results of what is trained back."""
+        with _alone(self.found.output, self._run):
+            views = yield from self._ahead_steps(_field_of(self._run))
+            program = yield from backend.check_steps()
+            brought = yield from self._bring_steps(program, views)
+        return f"Imported {_listed(brought)}" if brought else "Nothing is ticked under Result"
+
+    def _keeps(self) -> bool:
+        try:
+            return self.place.scene.neural_fields.keep_running
+        except BadInput:  # the scene is gone
+            return False
 
 
 class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
@@ -136,6 +278,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
     bl_idname = "neural_fields.train"
     bl_label = "Train Neural Field"
     bl_options = {"UNDO"}
+    queues = True
 
     output: knobs.output_property("Folder of the dataset, the run and the results.")
     rig: _argument("rig")
@@ -166,42 +309,13 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         options={"SKIP_SAVE"},
     )
 
-    def steps(self, context: bpy.types.Context) -> Steps[str]:
-        # from the first step on the context may be another one
-        place = place_of(context)
+    def job(self, context: bpy.types.Context) -> Job:
         settings = knobs.settings_of(context.scene, self._overrides())
         output = folders.output_folder(context.scene, self.output)
         found = folders.Results(output / folders.RUN)
-        views: tuple[transforms.View, ...] = ()
-        # what would fail after an hour of rendering must fail now
-        if settings.result.sequence:
-            views = yield from sequence.views_steps(place, settings)
-            sequence.require_no_strange_frames(found, views)
-        if settings.result.volume:
-            volume.openvdb()
-            if settings.training.field == "sdf" and not self.resume:
-                raise BadInput(
-                    "Volume: a signed distance has no density; untick it, or choose another field"
-                )
-        program = yield from backend.check_steps(settings.training.device)
         if self.resume:
             results.require_trained(found)
-            source = _trained_on(found.run, output)
-        elif settings.training.field == "sdf":
-            source = yield from _geometry_steps(place, settings, output)
-        else:
-            folder = output / folders.DATASET
-            exported = yield from dataset.export_steps(
-                place,
-                settings.rig,
-                passes.decided(settings, place.scene.render.engine),
-                settings.collection,
-                folder,
-            )
-            source = exported.folder
-        done = yield from training_steps(program, source, output, settings.training, self.resume)
-        brought = yield from bring.bring_steps(place, program, found, settings.result, views)
-        return _summary(done, brought)
+        return Plan(place_of(context), settings, found, self.resume).job(self.bl_label)
 
     def _overrides(self) -> dict[str, dict[str, Any]]:
         given = self.properties.is_property_set
@@ -220,15 +334,12 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         return overrides
 
 
-def _trained_on(run: pathlib.Path, output: pathlib.Path) -> pathlib.Path:
-    """What the run of an output folder was trained on; its folder may have been moved since."""
-    file = protocol.RunFolder(run).config
+def _field_of(run: protocol.RunFolder) -> str:
+    """The kind of a run's field. Raises BadInput where its config.json cannot be read."""
     try:
-        field = json.loads(file.read_text(encoding="utf-8"))["settings"]["field"]
+        return str(json.loads(run.config.read_text(encoding="utf-8"))["settings"]["field"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise BadInput(f"{file}: cannot be read; train a new field") from None
-    source = output / folders.DATASET
-    return source / folders.GEOMETRY if field == "sdf" else source
+        raise BadInput(f"{run.config}: cannot be read; train a new field") from None
 
 
 def _geometry_steps(

@@ -2,13 +2,14 @@
 
 import bpy
 
-from . import panels, preferences, properties, result_panel, rig_preview
+from . import panels, preferences, properties, result_panel, rig_preview, runs_panel
 
 _CLASSES = (
     *preferences.CLASSES,
     *properties.CLASSES,
     *panels.CLASSES,
     *result_panel.CLASSES,
+    *runs_panel.CLASSES,
 )
 
 

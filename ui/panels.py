@@ -4,10 +4,11 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import bpy
+from bpy.app.translations import pgettext_iface
 
 from ..neural_backend.protocol import BadInput, RunFolder
-from ..operators import folders
-from ..operators.job import owner
+from ..operators import folders, runs, train
+from ..operators.job import Status, owner
 from ..operators.rig import GENERATED
 
 if TYPE_CHECKING:  # what mixes SidebarPanel in is a panel
@@ -54,30 +55,91 @@ class NEURAL_FIELDS_PT_main(SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
-        if owner.running:
-            self._draw_job(context)
-            return
         row = layout.row()
         row.scale_y = 1.6
-        row.operator("neural_fields.train", icon="RENDER_ANIMATION")
+        if owner.running:
+            row.operator("neural_fields.train", text="Add to Queue", icon="RENDER_ANIMATION")
+        else:
+            row.operator("neural_fields.train", icon="RENDER_ANIMATION")
         training = context.scene.neural_fields.training
         row = layout.row(align=True)
         row.active = not training.max_seconds
         row.prop(training, "preset", expand=True)
+
+
+class NEURAL_FIELDS_PT_job(SidebarPanel, bpy.types.Panel):
+    """What runs: the job, or a training that was found again.
+
+    A panel of its own: where a progress bar was that the mouse is over, some versions of Blender
+    draw whatever text comes next in the same panel as such a bar.
+    """
+
+    bl_label = "Job"
+    bl_options = {"HIDE_HEADER"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return owner.running or runs.found_again() is not None
+
+    def draw(self, context: bpy.types.Context) -> None:
+        column = self.layout.column()
+        found = runs.found_again()
+        if owner.running:
+            self._draw_bar(column, owner.label, owner.status)
+            buttons = column.row(align=True)
+            if owner.status.training:
+                buttons.operator("neural_fields.pause", icon="PAUSE")
+            buttons.operator("neural_fields.cancel", icon="CANCEL")
+            draw_lines(column, context, owner.status.text)
+            if owner.queue:
+                said = pgettext_iface("{count} waiting").format(count=len(owner.queue))
+                column.label(text=said, icon="SORTTIME", translate=False)
+            if owner.job is not None and owner.job.run is not None:
+                column.prop(context.scene.neural_fields, "keep_running")
+        elif found is not None:
+            status = train.progress_status(found.run.progress) if found.run.progress else None
+            self._draw_bar(column, found.name, status or Status(""))
+            buttons = column.row(align=True)
+            buttons.operator("neural_fields.pause_run", icon="PAUSE").run = found.key
+            if status is not None:
+                draw_lines(column, context, status.text)
+
+    def _draw_bar(self, column: bpy.types.UILayout, name: str, status: Status) -> None:
+        fraction = status.fraction
+        bar = column.row()
+        bar.scale_y = 1.3
+        text = name if fraction is None else f"{fraction:.0%}"
+        bar.progress(factor=fraction or 0.0, text=text)
+
+
+class NEURAL_FIELDS_PT_message(SidebarPanel, bpy.types.Panel):
+    """What the last job had to say, and what to do about it."""
+
+    bl_label = "Message"
+    bl_options = {"HIDE_HEADER"}
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if NEURAL_FIELDS_PT_job.poll(context):
+            return False
+        return bool(owner.error or owner.message or runs.ready)
+
+    def draw(self, context: bpy.types.Context) -> None:
+        layout = self.layout
         if owner.error:
-            draw_lines(layout.box(), context, owner.error, "ERROR")
+            draw_lines(layout, context, owner.error, "ERROR")
         elif owner.message:
             draw_lines(layout, context, owner.message, "INFO")
-
-    def _draw_job(self, context: bpy.types.Context) -> None:
-        column = self.layout.column()
-        fraction = owner.status.fraction
-        row = column.split(factor=0.7, align=True)
-        row.scale_y = 1.6
-        text = owner.label if fraction is None else f"{fraction:.0%}"
-        row.progress(factor=fraction or 0.0, text=text)
-        row.operator("neural_fields.cancel", text="Cancel", icon="CANCEL")
-        draw_lines(column, context, owner.status.text)
+        if owner.last is not None and owner.last.run is not None:
+            row = runs.shown(str(owner.last.run))
+            if row is not None and row.can_go_on and (owner.error or owner.cancelled):
+                layout.operator("neural_fields.resume", icon="PLAY").run = row.key
+        for key in runs.ready:
+            row = runs.shown(key)
+            if row is not None:
+                said = pgettext_iface("{name} is trained: its results are ready")
+                draw_lines(layout, context, said.format(name=row.name), "INFO")
+                layout.operator("neural_fields.bring_back", icon="IMPORT").run = key
 
 
 class NEURAL_FIELDS_PT_rig(SidebarPanel, bpy.types.Panel):
@@ -171,6 +233,8 @@ def has_run(scene: bpy.types.Scene) -> bool:
 
 CLASSES = (
     NEURAL_FIELDS_PT_main,
+    NEURAL_FIELDS_PT_job,
+    NEURAL_FIELDS_PT_message,
     NEURAL_FIELDS_PT_rig,
     NEURAL_FIELDS_PT_rig_advanced,
     NEURAL_FIELDS_PT_dataset,

@@ -1,9 +1,11 @@
-"""``scene.neural_fields``: the settings that a file keeps."""
+"""``scene.neural_fields``: the settings that a file keeps; the list of runs as it is shown."""
+
+from typing import Any
 
 import bpy
 
 from ..neural_backend import config
-from ..operators import knobs
+from ..operators import knobs, runs
 
 
 def _group(name: str, **more: object) -> type:
@@ -41,10 +43,42 @@ class NEURAL_FIELDS_PG_settings(bpy.types.PropertyGroup):
         subtype="DIR_PATH",
         options=knobs.BLEND_RELATIVE,
     )
+    keep_running: bpy.props.BoolProperty(
+        name="Keep Running",
+        description="Let a training go on when Blender closes or opens another file: it is found "
+        "again in the list of runs, and its results are brought back from there. Otherwise it is "
+        "paused, with a checkpoint. Views that are being rendered, and results that are being "
+        "extracted, always end with Blender",
+        default=False,
+    )
     show_rig: bpy.props.BoolProperty(
         name="Show Rig",
         description="Draw the rig's cameras in the 3D view",
         default=False,
+    )
+
+
+class NEURAL_FIELDS_PG_run(bpy.types.PropertyGroup):
+    """One run of the list; its name is the key of ``runs.shown``."""
+
+
+def _filter(listed: bpy.types.PropertyGroup, context: bpy.types.Context) -> None:
+    runs.refresh(context)
+
+
+class NEURAL_FIELDS_PG_runs(bpy.types.PropertyGroup):
+    """The list of runs as it is shown."""
+
+    rows: bpy.props.CollectionProperty(type=NEURAL_FIELDS_PG_run)
+    active: bpy.props.IntProperty(
+        name="Run", description="The run that the buttons are for", options={"SKIP_SAVE"}
+    )
+    this_file: bpy.props.BoolProperty(
+        name="This File Only",
+        description="List only the runs that belong to the file that is open",
+        default=True,
+        update=_filter,
+        options={"SKIP_SAVE"},
     )
 
 
@@ -54,14 +88,22 @@ CLASSES = (
     NEURAL_FIELDS_PG_training,
     NEURAL_FIELDS_PG_result,
     NEURAL_FIELDS_PG_settings,
+    NEURAL_FIELDS_PG_run,
+    NEURAL_FIELDS_PG_runs,
+)
+
+
+_OWNERS: tuple[tuple[Any, type], ...] = (
+    (bpy.types.Scene, NEURAL_FIELDS_PG_settings),
+    (bpy.types.WindowManager, NEURAL_FIELDS_PG_runs),
 )
 
 
 def register() -> None:
-    bpy.types.Scene.neural_fields = bpy.props.PointerProperty(
-        type=NEURAL_FIELDS_PG_settings, name="Neural Fields"
-    )
+    for owner, group in _OWNERS:
+        owner.neural_fields = bpy.props.PointerProperty(type=group, name="Neural Fields")
 
 
 def unregister() -> None:
-    del bpy.types.Scene.neural_fields
+    for owner, _ in _OWNERS:
+        del owner.neural_fields

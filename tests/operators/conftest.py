@@ -53,6 +53,23 @@ class Fake:
         self._monkeypatch.setenv("FAKE_BACKEND", fault)
 
 
+@pytest.fixture(autouse=True)
+def own_files(registered, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """Where the extension keeps files of its own: the person's are left alone."""
+    from neural_fields.operators import folders, known
+
+    folder = tmp_path / "own files"
+
+    def own_folder(name: str, create: bool = True) -> pathlib.Path:
+        if create:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    monkeypatch.setattr(folders, "own_folder", own_folder)
+    monkeypatch.setattr(known, "_read", (0, {}))
+    return folder
+
+
 @pytest.fixture
 def fake(registered, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return Fake(tmp_path, monkeypatch)
@@ -64,7 +81,7 @@ def start_scene(registered) -> bpy.types.Scene:
     from neural_fields.operators import job
 
     bpy.ops.wm.read_factory_settings(use_empty=False)
-    job.owner.error = job.owner.message = ""
+    job.owner.forget()
     return bpy.context.scene
 
 

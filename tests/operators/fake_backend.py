@@ -53,19 +53,27 @@ def train(arguments: list[str]) -> int:
         kept.mkdir()
         for name in ("checkpoint.safetensors", "events.jsonl"):
             (run / name).rename(kept / name)
+    lock = open(run / ".lock", "a")  # noqa: SIM115
+    if os.name == "posix":
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    os.utime(run / ".lock")
     cancelled = threading.Event()
 
     def watch() -> None:
         for line in sys.stdin:
             if line.strip() == "cancel":
                 break
-        cancelled.set()
+        if not (run / "keep").exists():
+            cancelled.set()
 
     threading.Thread(target=watch, daemon=True).start()
     say(run, type="started", field="nerf", device="cpu", kernels="reference", parameters=1)
     field = arguments[arguments.index("--field") + 1] if "--field" in arguments else "nerf"
     if "--resume" not in arguments:
-        (run / "config.json").write_text(json.dumps({"settings": {"field": field}}))
+        settings = {"field": field, "max_seconds": 120.0, "seed": 7}
+        (run / "config.json").write_text(json.dumps({"settings": settings}))
     if FAULT == "error":
         say(run, type="error", message="transforms.json: frames: broken", hint="export it again")
         print("transforms.json: frames: broken", file=sys.stderr)
@@ -75,10 +83,18 @@ def train(arguments: list[str]) -> int:
         return 2
     if FAULT == "crash":
         raise ZeroDivisionError("nothing to divide by")
+    if FAULT == "garbage":
+        sys.stdout.buffer.write(b"\xff\xfe\x00\x1b[31m\n" * 2000)
+        with open(run / "events.jsonl", "ab") as file:
+            file.write(b'{"type": "progress", "step": 1, "eta": "soon"}\n\xff\x00{[\n' * 100)
+        sys.stderr.buffer.write(b"\x1b[1m\x00\xffwhat is this\x07\n\x00\n")
+        return 1
     if FAULT == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
     steps = 10_000 if FAULT in ("slow", "deaf") else 3
     for step in range(1, steps + 1):
+        if (run / "cancel").exists():
+            cancelled.set()
         if cancelled.is_set() and FAULT != "deaf":
             break
         say(
@@ -94,6 +110,8 @@ def train(arguments: list[str]) -> int:
         )
         time.sleep(0.02)
     (run / "checkpoint.safetensors").write_bytes(b"weights")
+    for name in ("cancel", "keep"):
+        (run / name).unlink(missing_ok=True)
     reason = "cancelled" if cancelled.is_set() else "finished"
     say(run, type="done", step=step, seconds=120.0, reason=reason, psnr=27.31)
     return 0

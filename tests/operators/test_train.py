@@ -24,12 +24,15 @@ def drive(owner: job.Owner) -> None:
 
 
 def test_progress_reads_as_a_person_would_say_it() -> None:
-    event = protocol.Progress(7, 0, 45.2, 120.0, 0.1, 80.0, 1.0, 27.34)
+    event = protocol.Progress(7, 0, 45.2, 120.0, 0.1, 80.0, 0.0, 27.34)
     status = train.progress_status(event)
     assert status.text == "Training: 27.3 dB, 1 min 20 s left"
     assert status.fraction == pytest.approx(45.2 / 120.0)
     event = protocol.Progress(50, 100, 45.2, 120.0, 0.1, 4000.0)
-    assert train.progress_status(event) == job.Status("Training: 1 h 7 min left", 0.5)
+    assert train.progress_status(event) == job.Status("Training: 1 h 7 min left", 0.5, True)
+    for rate, said in ((1.23e6, ", 1.23 M samples/s"), (45_600.0, ", 45.6 k samples/s")):
+        event = protocol.Progress(7, 0, 45.2, 120.0, 0.1, 80.0, rate)
+        assert train.progress_status(event).text == f"Training: 1 min 20 s left{said}"
 
 
 def test_flags_are_what_differs_from_the_defaults() -> None:
@@ -186,7 +189,8 @@ def test_cancelling_keeps_the_checkpoint(fake, start_scene, no_renders, output) 
     settings = config.TrainingSettings()
     owner = job.Owner()
     source = output / "dataset"
-    steps = train.training_steps(backend.python(), source, output, settings)
+    run = protocol.RunFolder(output / "run")
+    steps = train.training_steps(backend.python(), source, run, settings)
     owner.start("Train", steps)
     while not (owner.status.fraction or 0.0) > 0.3:
         owner.advance()

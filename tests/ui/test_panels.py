@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pathlib
 from types import SimpleNamespace
 
 import bpy
@@ -42,7 +43,7 @@ class Layout:
         assert property in operator.get_rna_type().properties, property
         return self.operator(name)
 
-    def label(self, *, text: str, icon: str = "NONE") -> None:
+    def label(self, *, text: str, icon: str = "NONE", translate: bool = True) -> None:
         icons = bpy.types.UILayout.bl_rna.functions["label"].parameters["icon"].enum_items
         assert icon in icons
         self.drawn.append(text)
@@ -66,7 +67,7 @@ def drawn(cls: type, context: SimpleNamespace) -> list[str]:
     layout = Layout()
     fake = SimpleNamespace(layout=layout)
     fake._column = lambda: panels.SidebarPanel._column(fake)
-    fake._draw_job = lambda context: panels.NEURAL_FIELDS_PT_main._draw_job(fake, context)
+    fake._draw_bar = lambda *given: panels.NEURAL_FIELDS_PT_job._draw_bar(fake, *given)
     cls.draw(fake, context)
     return layout.drawn
 
@@ -108,18 +109,40 @@ def test_a_job_shows_its_progress_and_a_way_out(context) -> None:
     job.owner.start("Train", steps())
     job.owner.advance()
     try:
-        lines = drawn(panels.NEURAL_FIELDS_PT_main, context)
+        lines = drawn(panels.NEURAL_FIELDS_PT_job, context)
+        assert not panels.NEURAL_FIELDS_PT_message.poll(context)
     finally:
         job.owner.close()
     assert lines[0] == "38% (0.38)"
-    assert lines[1] == "neural_fields.cancel"
+    assert lines[1] == "neural_fields.cancel", "only a training can be paused"
     assert " ".join(lines[2:]) == "Training: 27.3 dB, 1 min 20 s left"
 
 
+def test_a_training_can_be_paused_and_shows_who_waits(context) -> None:
+    def steps():
+        yield job.Status("Training", 0.5, training=True)
+
+    work = job.Job("Train", steps(), run=pathlib.Path("run"))
+    job.owner.begin(work)
+    job.owner.advance()
+    job.owner.queue.append(job.Job("Train", steps()))
+    try:
+        lines = drawn(panels.NEURAL_FIELDS_PT_job, context)
+        button = drawn(panels.NEURAL_FIELDS_PT_main, context)[0]
+    finally:
+        job.owner.close()
+    assert lines[1:3] == ["neural_fields.pause", "neural_fields.cancel"]
+    assert lines[-2:] == ["1 waiting", "keep_running"]
+    assert button == "neural_fields.train"
+
+
 def test_an_error_is_shown_whole_in_lines_that_fit(context) -> None:
-    job.owner.error = "/a/folder: cannot be written to (Permission denied); choose another folder"
-    lines = drawn(panels.NEURAL_FIELDS_PT_main, context)[2:]
-    job.owner.error = ""
+    error = "/a/folder: cannot be written to (Permission denied); choose another folder"
+    job.owner.last = job.Job("Train", iter(()), error=error)
+    assert panels.NEURAL_FIELDS_PT_message.poll(context)
+    lines = drawn(panels.NEURAL_FIELDS_PT_message, context)
+    job.owner.forget()
+    assert not panels.NEURAL_FIELDS_PT_message.poll(context)
     assert len(lines) > 1
     assert " ".join(lines).startswith("/a/folder: cannot be written to")
     assert all(len(line) <= 45 for line in lines)

@@ -1,0 +1,124 @@
+"""The list of runs, and what can be done with the one that is active."""
+
+from typing import Any
+
+import bpy
+from bpy.app.translations import pgettext_iface
+
+from ..neural_backend.protocol import in_words
+from ..operators import runs
+from .panels import SidebarPanel, draw_lines
+
+_ICONS = {
+    runs.WAITING: "SORTTIME",
+    runs.RENDERING: "RENDER_STILL",
+    runs.TRAINING: "PLAY",
+    runs.PAUSED: "PAUSE",
+    runs.FINISHED: "CHECKMARK",
+    runs.FAILED: "ERROR",
+    runs.INTERRUPTED: "CANCEL",
+}
+_STATES = {
+    runs.WAITING: "Waiting",
+    runs.RENDERING: "Rendering",
+    runs.TRAINING: "Training",
+    runs.PAUSED: "Paused",
+    runs.FINISHED: "Finished",
+    runs.FAILED: "Failed",
+    runs.INTERRUPTED: "Interrupted",
+}
+_FIELDS = {"nerf": "NeRF", "neus": "NeuS", "sdf": "SDF"}
+
+
+def told(row: runs.Row) -> str:
+    """A run in a line: ``NeRF, Finished, 2 min, 27.3 dB``."""
+    run = row.run
+    parts = [_FIELDS.get(run.field, run.field), pgettext_iface(_STATES[run.state])]
+    if run.seconds:
+        parts.append(in_words(run.seconds))
+    if run.psnr is not None:
+        parts.append(f"{run.psnr:.1f} dB")
+    return ", ".join(part for part in parts if part)
+
+
+class NEURAL_FIELDS_UL_runs(bpy.types.UIList):
+    """Name, state, time and PSNR of each run."""
+
+    def draw_item(
+        self, context, layout, data, item, icon, active_data, active_property, index=0, flag=0
+    ) -> None:
+        row = runs.shown(item.name)
+        if row is None:
+            return
+        run = row.run
+        line = layout.split(factor=0.5)
+        line.label(text=row.name, translate=False, icon=_ICONS[run.state])
+        numbers = line.row()
+        numbers.alignment = "RIGHT"
+        if run.state == runs.TRAINING and run.progress is not None:
+            numbers.label(text=f"{run.progress.spent:.0%}", translate=False)
+        elif run.state != runs.FINISHED:
+            numbers.label(text=_STATES[run.state])
+        elif run.seconds:
+            numbers.label(text=in_words(run.seconds), translate=False)
+        if run.psnr is not None:
+            numbers.label(text=f"{run.psnr:.1f} dB", translate=False)
+
+
+class NEURAL_FIELDS_PT_runs(SidebarPanel, bpy.types.Panel):
+    bl_label = "Runs"
+
+    def draw(self, context: bpy.types.Context) -> None:
+        listed = context.window_manager.neural_fields
+        layout = self.layout
+        layout.template_list(
+            "NEURAL_FIELDS_UL_runs", "", listed, "rows", listed, "active", rows=3, maxrows=8
+        )
+        layout.prop(listed, "this_file")
+        row = runs.active(context)
+        if row is None:
+            return
+        self._draw_details(context, row)
+        self._draw_buttons(row)
+
+    def _draw_details(self, context: bpy.types.Context, row: runs.Row) -> None:
+        column = self.layout.column(align=True)
+        draw_lines(column, context, told(row))
+        if row.run.error:
+            draw_lines(column, context, row.run.error, "ERROR")
+        elif row.run.state == runs.INTERRUPTED and row.can_go_on:
+            said = pgettext_iface("It ended without a word; it can be resumed from its checkpoint")
+            draw_lines(column, context, said, "INFO")
+        elif row.key in runs.ready:
+            draw_lines(column, context, pgettext_iface("Its results are ready"), "INFO")
+        draw_lines(column, context, str(row.folder))
+        if not row.is_of_this_file:
+            said = pgettext_iface("Of {file}").format(file=row.blend_file or "-")
+            draw_lines(column, context, said)
+
+    def _draw_buttons(self, row: runs.Row) -> None:
+        state = row.run.state
+        column = self.layout.column(align=True)
+
+        def button(operator: str, icon: Any) -> None:
+            column.operator(operator, icon=icon).run = row.key
+
+        if state == runs.TRAINING:
+            button("neural_fields.pause_run", "PAUSE")
+        if state in (runs.WAITING, runs.RENDERING, runs.TRAINING):
+            button("neural_fields.cancel_run", "CANCEL")
+            return
+        if state == runs.FINISHED:
+            button("neural_fields.more_time", "PLAY")
+        elif row.can_go_on:
+            button("neural_fields.resume", "PLAY")
+        if row.run.can_bring_back:
+            button("neural_fields.bring_back", "IMPORT")
+        if row.run.can_resume:
+            button("neural_fields.duplicate_settings", "DUPLICATE")
+        button("neural_fields.open_run", "FILE_FOLDER")
+        button("neural_fields.show_log", "TEXT")
+        button("neural_fields.delete_run", "TRASH")
+
+
+CLASSES = (NEURAL_FIELDS_UL_runs, NEURAL_FIELDS_PT_runs)
