@@ -23,9 +23,11 @@ from .extraction import (
     marching_cubes,
     mesh_file,
     meshing,
+    own_files,
     radiance_surface,
     radiance_volume,
     sequence,
+    side_by_side,
     surface,
     surface_colors,
     topology,
@@ -37,12 +39,14 @@ from .protocol import BadInput
 from .rendering import sphere_tracing, volume
 from .sampling import occupancy
 from .training import run as runs
-from .training.evaluation import evaluate_views
+from .training.evaluation import ComparedView, ViewScores, compare_views, mean_scores
 from .training.leash import Leash
 from .training.run import OpenRun
 from .training.sdf import Reference
 
 _COMPARED_RESOLUTION = 256
+_TIMES = 4
+"""How much larger than it is a difference of pictures is shown."""
 
 
 @contextlib.contextmanager
@@ -81,7 +85,7 @@ def evaluate(
         return _surface_scores(run, pathlib.Path(reference) if reference else run.source)
     dataset = transforms.read(run.source, images.image_size)
     with progress.CountingBar("evaluating") as bar:
-        scores = evaluate_views(
+        compared = compare_views(
             run.field,
             run.grid,
             run.kernels,
@@ -91,13 +95,84 @@ def evaluate(
             views or None,
             bar,
         )
-    values = {
-        name: value if np.isfinite(value) else None
-        for name, value in dataclasses.asdict(scores).items()
-    }
+        values = _finite(mean_scores(compared))
     if reference is not None:
         values |= _surface_scores(run, pathlib.Path(reference), dataset.views)
     return values
+
+
+def _finite(scores: ViewScores) -> dict[str, float | None]:
+    return {
+        name: value if np.isfinite(value) else None
+        for name, value in dataclasses.asdict(scores).items()
+    }
+
+
+def compare(
+    run_folder: str, output: str, split: Split | None, views: int, source: str | None = None
+) -> dict[str, float | None]:
+    """Write a picture of views: the dataset's image, the field, and how they differ, in a row each.
+
+    Args:
+        output: a PNG; only one of our making is replaced.
+        split: of the views; None takes the first of test, val and train that has some.
+        views: how many of them at most, evenly spread; 0 takes all.
+        source: the dataset, where it is not where it was when the field was trained.
+
+    Returns:
+        Names and numbers as ``evaluate`` has them.
+
+    Raises:
+        BadInput: the run or the dataset cannot be read, there are no views to compare with, or the
+            picture cannot be written.
+    """
+    if views < 0:
+        raise BadInput(f"views is {views}: give at least 0")
+    path = protocol.output_file(output, (".png",))
+    own_files.refuse_strangers([path])
+    run = runs.open_run(run_folder)
+    if not isinstance(run.field, RadianceField) or run.grid is None:
+        raise BadInput(
+            f"{run_folder}: a signed distance was trained on geometry and has no views to compare "
+            "with; evaluate compares it with its mesh"
+        )
+    dataset = transforms.read(source or run.source, images.image_size)
+    for other in ("test", "val", "train"):
+        split = split or (other if dataset.split(other) else None)
+    with progress.CountingBar("comparing") as bar:
+        compared = list(
+            compare_views(
+                run.field,
+                run.grid,
+                run.kernels,
+                dataset,
+                run.field_from_world,
+                split or "test",
+                views or None,
+                bar,
+            )
+        )
+    picture = side_by_side.sheet([_panels(each) for each in compared])
+    try:
+        protocol.write_whole(path, lambda beside: own_files.save_png(beside, picture))
+    except OSError as error:
+        raise BadInput(
+            f"{path}: cannot be written ({error}); free some space or choose another folder"
+        ) from None
+    return _finite(mean_scores(compared))
+
+
+def _panels(compared: ComparedView) -> list[side_by_side.Panel]:
+    rendered, truth = compared.rendered.numpy(), compared.truth.numpy()
+    said = f"field: {compared.psnr:.1f} dB"
+    if compared.ssim is not None:
+        said += f", SSIM {compared.ssim:.3f}"
+    view = compared.view
+    return [
+        side_by_side.Panel(f"{pathlib.PurePath(view.file).stem} ({view.split})", truth),
+        side_by_side.Panel(said, rendered),
+        side_by_side.Panel(f"difference, {_TIMES} times", _TIMES * np.abs(rendered - truth)),
+    ]
 
 
 def _surface_scores(

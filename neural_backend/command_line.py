@@ -104,6 +104,40 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Show a trained field beside the images of its dataset, as a picture.
+
+    Args:
+        run_folder: the run's folder
+        output: the picture to write: .png
+        split: which views; unless it is given the test views, or val or train where there are none
+        views: how many of them at most, evenly spread; 0 takes all
+        source: the dataset, where it has been moved since
+        json: print one JSON object
+    """
+
+    run_folder: _Run
+    output: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    split: Literal["train", "val", "test"] | None = None
+    views: int = 3
+    source: Annotated[str | None, tyro.conf.arg(metavar="DATASET")] = None
+    json: _Flag = False
+
+    def run(self) -> int:
+        from . import actions
+
+        with actions.on_leash():
+            scores = actions.compare(
+                self.run_folder, self.output, self.split, self.views, self.source
+            )
+        if self.json:
+            print(json.dumps(scores))
+        else:
+            _say(f"{self.output}: {scores['views']} views, {scores['psnr']:.2f} dB")
+        return protocol.EXIT_DONE
+
+
+@dataclasses.dataclass(frozen=True)
 class Mesh:
     """Extract a trained field's surface as a mesh.
 
@@ -266,7 +300,7 @@ class Train:
         return protocol.EXIT_DONE
 
 
-Command = Train | Evaluate | Mesh | Render | Volume | Doctor
+Command = Train | Evaluate | Compare | Mesh | Render | Volume | Doctor
 
 
 def parse(arguments: list[str]) -> Command:
@@ -297,6 +331,7 @@ def _parse(arguments: list[str], knobs: Any) -> Command:
     commands = typing.Union[  # noqa: UP007
         Annotated[Train, tyro.conf.subcommand("train", default=train)],
         Annotated[Evaluate, tyro.conf.subcommand("evaluate")],
+        Annotated[Compare, tyro.conf.subcommand("compare")],
         Annotated[Mesh, tyro.conf.subcommand("mesh")],
         Annotated[Render, tyro.conf.subcommand("render")],
         Annotated[Volume, tyro.conf.subcommand("volume")],

@@ -2,9 +2,22 @@
 
 import bpy
 
-from . import backend, dataset, example, job, results, rig, runs, sequence, stage, train, volume
+from . import (
+    backend,
+    compare,
+    dataset,
+    example,
+    job,
+    results,
+    rig,
+    runs,
+    sequence,
+    stage,
+    train,
+    volume,
+)
 
-_MODULES = (job, backend, example, rig, dataset, results, sequence, volume, train, runs)
+_MODULES = (job, backend, example, rig, dataset, results, sequence, volume, compare, train, runs)
 _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ import torch
 
 from ..dataset.colour import over_white
 from ..dataset.images import load_views
-from ..dataset.transforms import Dataset, Split
+from ..dataset.transforms import Dataset, Split, View
 from ..fields.radiance import RadianceField
 from ..kernels import Kernels
 from ..protocol import BadInput
@@ -38,7 +38,26 @@ class ViewScores:
     seconds_per_view: float
 
 
-def evaluate_views(
+@dataclasses.dataclass(frozen=True)
+class ComparedView:
+    """A view as the field shows it beside the dataset's image, both on white, in sRGB.
+
+    Attributes:
+        rendered, truth: [H, W, 3] float64 in [0, 1].
+        psnr: decibels.
+        ssim: structural similarity; None where the image is too small for it.
+        seconds: to render it.
+    """
+
+    view: View
+    rendered: torch.Tensor
+    truth: torch.Tensor
+    psnr: float
+    ssim: float | None
+    seconds: float
+
+
+def compare_views(
     field: RadianceField,
     grid: OccupancyGrid,
     kernels: Kernels,
@@ -47,7 +66,7 @@ def evaluate_views(
     split: Split = "test",
     count: int | None = None,
     report: Callable[[int, int], None] = lambda done, of: None,
-) -> ViewScores:
+) -> Iterator[ComparedView]:
     """Render a split's views and compare them with its images.
 
     Args:
@@ -61,7 +80,6 @@ def evaluate_views(
     if not dataset.split(split):
         raise BadInput(f"{dataset.folder}: split: no {split} views; choose another split")
     images = load_views(dataset, split, count)
-    psnr, ssim, seconds = [], [], 0.0
     for index, view in enumerate(images.views):
         start = time.perf_counter()
         picture = render_image(
@@ -73,13 +91,20 @@ def evaluate_views(
             kernels,
         )
         rendered = over_white(picture).cpu().to(torch.float64)
-        seconds += time.perf_counter() - start
+        seconds = time.perf_counter() - start
         truth = images.on_white(images.image(index)).to(torch.float64)
-        psnr.append(scores.psnr(rendered, truth))
-        similarity = scores.ssim(rendered[None], truth[None])
-        if similarity is not None:
-            ssim.append(similarity)
+        psnr, ssim = scores.psnr(rendered, truth), scores.ssim(rendered[None], truth[None])
+        yield ComparedView(view, rendered, truth, psnr, ssim, seconds)
         report(index + 1, len(images.views))
-    views = len(images.views)
+
+
+def mean_scores(views: Iterable[ComparedView]) -> ViewScores:
+    """The means over compared views."""
+    psnr, ssim, seconds = [], [], []
+    for view in views:
+        psnr.append(view.psnr)
+        seconds.append(view.seconds)
+        if view.ssim is not None:
+            ssim.append(view.ssim)
     mean_ssim = float(np.mean(ssim)) if ssim else float("nan")
-    return ViewScores(float(np.mean(psnr)), mean_ssim, views, seconds / views)
+    return ViewScores(float(np.mean(psnr)), mean_ssim, len(psnr), float(np.mean(seconds)))

@@ -118,14 +118,18 @@ def test_learns_a_ball(scene, changes, psnr):
     train(trained, 200)
     after = trained.validate()
     field, grid, kernels = load_field(fit(settings, CPU), trained.state(), CPU)
-    scores = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "test")
+    scores = evaluation.mean_scores(
+        evaluation.compare_views(field, grid, kernels, scene, scene.field_from_world, "test")
+    )
     assert scores.views == 2
     assert scores.psnr > psnr
     assert scores.psnr > before.psnr + 6
     assert 0.7 < scores.ssim <= 1.0
     assert after.psnr == pytest.approx(scores.psnr, abs=4.0)
     # the same views whole
-    whole = evaluation.evaluate_views(field, grid, kernels, scene, scene.field_from_world, "val")
+    whole = evaluation.mean_scores(
+        evaluation.compare_views(field, grid, kernels, scene, scene.field_from_world, "val")
+    )
     assert after.psnr == pytest.approx(whole.psnr, abs=1.0)
     assert after.ssim == pytest.approx(whole.ssim, abs=0.03)
 
@@ -301,7 +305,7 @@ def test_nothing_to_evaluate(scene):
     only = dataclasses.replace(scene, views=scene.split("train"))
     field, grid, kernels = load_field(fit(SMALL, CPU), task(scene).state(), CPU)
     with pytest.raises(BadInput, match="no test views"):
-        evaluation.evaluate_views(field, grid, kernels, only, only.field_from_world)
+        list(evaluation.compare_views(field, grid, kernels, only, only.field_from_world))
 
 
 def test_without_held_out_views_there_is_a_preview_but_no_psnr(scene):
