@@ -248,6 +248,9 @@ class ResultSettings:
     )
 
 
+MESH_FACES, TEXTURED_MESH_FACES = 300_000, 50_000
+"""Faces at most where none are asked for: vertices carry colours, a texture does not need them."""
+
 GROUPS: dict[str, type] = {
     "rig": RigSettings,
     "dataset": DatasetSettings,

@@ -117,8 +117,9 @@ class NEURAL_FIELDS_OT_compare(JobOperator, bpy.types.Operator):
         scores = yield from compare_steps(program, found, views)
         image = import_comparison(found)
         show(image)
-        count, psnr = scores.get("views"), scores.get("psnr")
-        return f"{image.name}: {count} views, {psnr:.1f} dB"
+        psnr = scores.get("psnr")
+        measured = "" if psnr is None else f", {psnr:.1f} dB"
+        return f"{image.name}: {scores.get('views')} views{measured}"
 
 
 CLASSES = (NEURAL_FIELDS_OT_compare,)

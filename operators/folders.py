@@ -87,6 +87,15 @@ def results_of(scene: bpy.types.Scene, output: str = "", run: str = "") -> Resul
     return Results(existing_output(scene, output) / RUN)
 
 
+def trained_of(scene: bpy.types.Scene) -> Results | None:
+    """The scene's own run, where a field has been trained; for drawing code."""
+    try:
+        found = results_of(scene)
+    except BadInput:
+        return None
+    return found if found.checkpoint.is_file() else None
+
+
 def output_folder(scene: bpy.types.Scene, override: str = "") -> pathlib.Path:
     """The folder of a scene's dataset, run and results; it exists and can be written to.
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import bpy
 from bpy.app.translations import pgettext_iface
 
-from ..neural_backend.protocol import BadInput, RunFolder
 from ..operators import folders, runs, train
 from ..operators.job import Status, owner
 from ..operators.rig import GENERATED
@@ -224,11 +223,7 @@ class NEURAL_FIELDS_PT_training_advanced(SidebarPanel, bpy.types.Panel):
 
 def has_run(scene: bpy.types.Scene) -> bool:
     """Whether a trained field lies in the scene's output folder."""
-    try:
-        run = RunFolder(folders.existing_output(scene) / folders.RUN)
-    except BadInput:
-        return False
-    return run.checkpoint.is_file()
+    return folders.trained_of(scene) is not None
 
 
 CLASSES = (

@@ -26,7 +26,35 @@ NEURAL_FIELDS_PG_rig = _group(
 )
 NEURAL_FIELDS_PG_dataset = _group("dataset")
 NEURAL_FIELDS_PG_training = _group("training")
-NEURAL_FIELDS_PG_result = _group("result")
+_TEXTURE_SIZE = 1024
+
+
+def _get_colours(group: Any) -> int:
+    return int(group.mesh_texture > 0)
+
+
+def _set_colours(group: Any, textured: int) -> None:
+    if textured != _get_colours(group):
+        group.mesh_texture = _TEXTURE_SIZE if textured else 0
+
+
+NEURAL_FIELDS_PG_result = _group(
+    "result",
+    mesh_colours=bpy.props.EnumProperty(
+        name="Colors",
+        description="What carries the mesh's colours; a texture is made where its size is not 0",
+        items=[
+            ("VERTICES", "Vertices", "Each vertex has a colour: many faces, done sooner"),
+            (
+                "TEXTURE",
+                "Texture",
+                "A texture with a normal map: few faces that look like many. It takes longer",
+            ),
+        ],
+        get=_get_colours,
+        set=_set_colours,
+    ),
+)
 
 
 class NEURAL_FIELDS_PG_settings(bpy.types.PropertyGroup):

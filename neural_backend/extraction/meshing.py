@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from ..config import ResultSettings
+from ..config import MESH_FACES, TEXTURED_MESH_FACES, ResultSettings
 from ..protocol import BadInput
 from . import decimation, marching_cubes, surface, texture
 from .mesh_file import Mesh
 from .surface import Volume
-
-_FACES, _TEXTURED_FACES = 300_000, 50_000
-"""Faces at most where none are asked for: vertices carry colours, a texture does not need them."""
 
 _FEWEST_FACES, _FEWEST_TEXELS = 4, 16
 
@@ -36,7 +33,7 @@ def meshed(volume: Volume, settings: ResultSettings) -> Mesh:
     if 0 < size < _FEWEST_TEXELS:
         raise BadInput(f"texture is {size}: give at least {_FEWEST_TEXELS}, or 0 for none")
     vertices, faces, cell = marching_cubes.extract(volume, settings.mesh_resolution)
-    most = settings.mesh_faces or (_TEXTURED_FACES if size else _FACES)
+    most = settings.mesh_faces or (TEXTURED_MESH_FACES if size else MESH_FACES)
     if len(faces) > most:
         vertices, faces = decimation.decimated(vertices, faces, most)
         # thin bridges may have broken

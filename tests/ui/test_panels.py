@@ -79,6 +79,7 @@ def test_every_knob_is_shown_somewhere(context) -> None:
         config.knobs(config.RigSettings)[0].choices, ("scene", "collection")
     ):
         settings.rig.kind, settings.rig.subject = kind, subject
+        settings.result.mesh_texture = 1024
         for cls in (*panels.CLASSES, *result_panel.CLASSES):
             shown.update(drawn(cls, context))
     for group in config.GROUPS.values():
@@ -155,6 +156,37 @@ def test_results_of_a_run_are_offered_when_there_is_one(context, tmp_path) -> No
     (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"weights")
     after = drawn(panels.NEURAL_FIELDS_PT_training, context).count("neural_fields.train")
     assert (before, after) == (0, 1)
+
+
+def test_a_trained_field_gives_more(context, tmp_path) -> None:
+    again = result_panel.NEURAL_FIELDS_PT_result_again
+    context.scene.neural_fields.output = str(tmp_path)
+    assert not again.poll(context)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+    assert again.poll(context)
+    for there in (False, True):
+        if there:
+            (tmp_path / "sequence_cameras.json").write_text("{}")
+        layout = Layout()
+        again.draw(SimpleNamespace(layout=layout, _column=lambda used=layout: used), context)
+        assert "neural_fields.compare" in layout.drawn
+        assert layout.rows[0].rows[0].enabled is there
+
+
+def test_colours_are_on_vertices_or_in_a_texture(context) -> None:
+    result = context.scene.neural_fields.result
+    for colours, size, faces in (("VERTICES", 0, "300,000"), ("TEXTURE", 1024, "50,000")):
+        result.mesh_colours = colours
+        assert (result.mesh_texture, result.mesh_colours) == (size, colours)
+        lines = drawn(result_panel.NEURAL_FIELDS_PT_result, context)
+        assert f"0: at most {faces}" in lines
+        assert ("mesh_texture" in lines) == (size > 0)
+    result.mesh_texture = 512
+    result.mesh_colours = "TEXTURE"
+    assert result.mesh_texture == 512, "a size of one's own stays"
+    result.mesh_faces = 1000
+    assert "0: at most" not in " ".join(drawn(result_panel.NEURAL_FIELDS_PT_result, context))
 
 
 def test_the_preferences_say_how_to_install(context, monkeypatch) -> None:
