@@ -28,9 +28,11 @@ from .cpu_radiance_loops import (
     to_levels,
 )
 from .cpu_vectors import copy_padded
+from .interface import SURFACE_DEPTH
 
 _f32, _u64 = np.float32, np.uint64
 _ONE, _ZERO, _QUARTER = _f32(1.0), _f32(0.0), _f32(0.25)
+_SURFACE_DEPTH = _f32(SURFACE_DEPTH)
 
 
 @inner
@@ -67,14 +69,17 @@ def _search_part(begin, end, rays, samples, table, grid, network, light_ends, sc
                 i = base + row
                 distance = scratch[_u64(last[OUTPUT] + row * last[POUT])]
                 passed = _softplus(-sharpness * distance)
+                touched = False
                 if i > offsets[r]:
                     gap = t_start[i] - t_end[i - 1]
-                    if abs(gap) < _QUARTER * (t_end[i] - t_start[i]):
-                        through = np.exp(-max(passed - before, _ZERO))
-                        if light * (_ONE - through) > faint:
-                            kept[i - 1] = True
-                            kept[i] = True
-                        light *= through
+                    touched = abs(gap) < _QUARTER * (t_end[i - 1] - t_start[i - 1])
+                depth = passed - (before if touched else _SURFACE_DEPTH)
+                through = np.exp(-max(depth, _ZERO))
+                if light * (_ONE - through) > faint:
+                    kept[i] = True
+                    if touched:
+                        kept[i - 1] = True
+                light *= through
                 before = passed
             following_one = base + first_of[slot + 1]
             if light > opaque and following_one < offsets[r + 1]:

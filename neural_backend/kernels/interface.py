@@ -22,6 +22,9 @@ OPAQUE = 1e-4
 FAINT = 1e-4
 """Sections of a surface's rays with less weight than this are left out."""
 
+SURFACE_DEPTH = math.log(2.0)
+"""Optical depth in front of a surface, where its distance is 0."""
+
 POOL = 4
 """Cells along the edge of a coarse cell, by which marching skips empty space."""
 
@@ -328,8 +331,10 @@ class Kernels(Protocol):
 
         The section between the middles of two samples that touch lets through what is left of
         ``sigmoid(sharpness * distance)`` at its end beside its start, and all of the light where
-        that grows. Its colour is the mean of those at its ends. Sections that matter to less than
-        ``FAINT`` of a ray's light are left out.
+        that grows. Its colour is the mean of those at its ends. A sample inside that none before
+        touches stops light as if the surface were right before it: where the surface has moved
+        into cells that were taken for empty, what is behind is seen instead of nothing, and
+        learns. What matters to less than ``FAINT`` of a ray's light is left out.
 
         Args:
             origins, directions: [R, 3] rays.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .contraction import contract, contract_distance, expand_distance
-from .interface import FAINT, OPAQUE, POOL, HashGrid, Radiance, Samples, Surface
+from .interface import FAINT, OPAQUE, POOL, SURFACE_DEPTH, HashGrid, Radiance, Samples, Surface
 
 _FIRST_SAMPLES = 16
 
@@ -232,13 +232,15 @@ class ReferenceKernels:
         self, field: Surface, origins: Tensor, directions: Tensor, samples: Samples
     ) -> tuple[Tensor, Tensor, Tensor]:
         kept, features = self._mattering(field, origins, directions, samples)
+        enters = ~_touches(samples).roll(1)[kept]
         samples = samples.select(kept)
         distance, colour = self._surface_at(field, origins, directions, samples, features)
-        depth = _section_depth(distance, samples, field.sharpness)
+        touches = _touches(samples)
+        entry, section = _surface_depths(distance, touches, enters, field.sharpness)
         middle = 0.5 * (samples.t_start + samples.t_end)
         emitted = torch.cat([colour, middle[:, None]], 1)
-        emitted = 0.5 * (emitted + emitted.roll(-1, 0))
-        density = depth / (samples.t_end - samples.t_start)
+        emitted = torch.where(touches[:, None], 0.5 * (emitted + emitted.roll(-1, 0)), emitted)
+        density = (entry + section) / (samples.t_end - samples.t_start)
         total, alpha, _ = self.composite(density, emitted, samples)
         return total[:, :3], alpha, total[:, 3]
 
@@ -249,10 +251,12 @@ class ReferenceKernels:
         """[N] bool: the ends of sections that matter; and the features of these, if at hand."""
         features = field.encode(samples.positions(origins, directions))
         distance, _ = field.distance_of(features)
-        depth = _section_depth(distance, samples, field.sharpness)
-        light = torch.exp(-_depth_before(depth, samples))
-        kept = light * -torch.expm1(-depth) > FAINT
-        kept[1:] |= kept[:-1].clone()
+        touches = _touches(samples)
+        entry, section = _surface_depths(distance, touches, ~touches.roll(1), field.sharpness)
+        light = torch.exp(-_depth_before(entry + section, samples))
+        crosses = light * torch.exp(-entry) * -torch.expm1(-section) > FAINT
+        kept = crosses | (light * -torch.expm1(-entry) > FAINT)
+        kept[1:] |= crosses[:-1]
         return kept, features[kept]
 
     def _surface_at(
@@ -339,17 +343,26 @@ def _look_up(
     return grid.view(-1)[flat]
 
 
-def _section_depth(distance: Tensor, samples: Samples, sharpness: Tensor) -> Tensor:
-    """[N] optical depth of the section from each sample's middle to the next one's.
-
-    It is zero where the next sample does not touch this one.
-    """
+def _touches(samples: Samples) -> Tensor:
+    """[N] bool: whether a sample ends where the next one of its ray begins."""
     gap = samples.t_start.roll(-1) - samples.t_end
-    touches = (gap.abs() < 0.25 * (samples.t_end - samples.t_start)) & (
-        samples.ray == samples.ray.roll(-1)
-    )
+    near = gap.abs() < 0.25 * (samples.t_end - samples.t_start)
+    return near & (samples.ray == samples.ray.roll(-1))
+
+
+def _surface_depths(
+    distance: Tensor, touches: Tensor, enters: Tensor, sharpness: Tensor
+) -> tuple[Tensor, Tensor]:
+    """[N] optical depths: up to each sample's middle, and from there to the next one's.
+
+    Args:
+        touches: [N] bool, whether there is a section to the next one.
+        enters: [N] bool, whether there is none before. The light comes from space that was taken
+            for empty, and has got as far as a surface at the most.
+    """
     passed = torch.nn.functional.softplus(-sharpness * distance)
-    return torch.where(touches, (passed.roll(-1) - passed).clamp(min=0.0), 0.0)
+    section = torch.where(touches, (passed.roll(-1) - passed).clamp(min=0.0), 0.0)
+    return torch.where(enters, (passed - SURFACE_DEPTH).clamp(min=0.0), 0.0), section
 
 
 def _depth_before(depth: Tensor, samples: Samples) -> Tensor:

@@ -285,15 +285,31 @@ def test_sections_let_through_what_the_distances_at_their_ends_say():
 
 def test_no_section_spans_a_gap_or_two_rays():
     origins, directions, each = across(rays=2)
-    # one sample behind the wall, which does not touch those before it
+    # one sample before the wall, which does not touch the others
     middle = 0.5 * (each.t_start + each.t_end)
-    beside = each.select((middle < 0.4) | ((middle - 0.6).abs() < 0.005))
+    beside = each.select((middle < 0.4) | ((middle - 0.455).abs() < 0.004))
     assert len(beside) == 2 * 41
     _, alpha, _ = reference().render_surface(Wall(), origins, directions, beside)
     assert alpha.tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
     # nor is the way out of it
     _, alpha, _ = reference().render_surface(Wall(), origins, -directions, each)
     assert alpha.tolist() == [0.0, 0.0]
+
+
+def test_light_does_not_begin_inside():
+    origins, directions, each = across(rays=2)
+    middle = 0.5 * (each.t_start + each.t_end)
+    # the wall itself is in what was taken for empty
+    behind = each.select((middle < 0.4) | (middle > 0.6))
+    wall = Wall()
+    colour, alpha, along = reference().render_surface(wall, origins, directions, behind)
+    assert alpha.tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
+    assert (along / alpha).tolist() == pytest.approx([0.605, 0.605], abs=1e-3)
+    # a sample that is just inside lets half of the rest through
+    alone = each.select((middle - 0.505).abs() < 0.004)
+    passed = 2.0 / (1.0 + math.exp(0.005 * wall.sharpness.item()))
+    _, alpha, _ = reference().render_surface(wall, origins, directions, alone)
+    assert alpha.tolist() == pytest.approx([1.0 - passed] * 2, abs=1e-3)
 
 
 def test_without_samples_a_surface_is_not_there():
