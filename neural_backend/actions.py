@@ -169,7 +169,7 @@ def _panels(compared: ComparedView) -> list[side_by_side.Panel]:
         said += f", SSIM {compared.ssim:.3f}"
     view = compared.view
     return [
-        side_by_side.Panel(f"{pathlib.PurePath(view.file).stem} ({view.split})", truth),
+        side_by_side.Panel(f"{pathlib.PurePath(view.file).stem} ({view.split}): original", truth),
         side_by_side.Panel(said, rendered),
         side_by_side.Panel(f"difference, {_TIMES} times", _TIMES * np.abs(rendered - truth)),
     ]
