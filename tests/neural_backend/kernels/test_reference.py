@@ -302,7 +302,7 @@ def test_light_does_not_begin_inside():
     # the wall itself is in what was taken for empty
     behind = each.select((middle < 0.4) | (middle > 0.6))
     wall = Wall()
-    colour, alpha, along = reference().render_surface(wall, origins, directions, behind)
+    _, alpha, along = reference().render_surface(wall, origins, directions, behind)
     assert alpha.tolist() == pytest.approx([1.0, 1.0], abs=1e-3)
     assert (along / alpha).tolist() == pytest.approx([0.605, 0.605], abs=1e-3)
     # a sample that is just inside lets half of the rest through
