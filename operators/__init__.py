@@ -7,6 +7,7 @@ from . import (
     compare,
     dataset,
     example,
+    install,
     job,
     results,
     rig,
@@ -17,7 +18,20 @@ from . import (
     volume,
 )
 
-_MODULES = (job, backend, example, rig, dataset, results, sequence, volume, compare, train, runs)
+_MODULES = (
+    job,
+    backend,
+    install,
+    example,
+    rig,
+    dataset,
+    results,
+    sequence,
+    volume,
+    compare,
+    train,
+    runs,
+)
 _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
 
 

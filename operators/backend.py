@@ -8,17 +8,17 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import bpy
 
-from .. import __package__ as base_package
 from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
+from . import environment
 from .job import Cancelled, JobOperator, Status, Steps
 
-EXTENSION = pathlib.Path(__file__).resolve().parent.parent
+EXTENSION = environment.EXTENSION
 VARIABLE = "NEURAL_FIELDS_PYTHON"
 
 GRACE = 20.0
@@ -55,32 +55,46 @@ _FOR_CHILDREN = {
 def how_to_install() -> str:
     """What to do when the backend's Python is absent or lacks something, in one line."""
     return (
-        "make an environment with Python 3.11 or newer (python -m venv ENV), install the backend "
-        f'into it (ENV/bin/python -m pip install "{EXTENSION}") and give its python in the '
-        f"add-on's preferences or in {VARIABLE}"
+        "press Install Backend in the Neural Fields tab or the add-on's preferences (in a script: "
+        "bpy.ops.neural_fields.install_backend())"
     )
 
 
+def chosen() -> tuple[str, str] | None:
+    """The Python that a person has chosen and where; None where it is the installed one."""
+    if value := os.environ.get(VARIABLE, "").strip():
+        return value, VARIABLE
+    if value := environment.preference("python", "").strip():
+        return bpy.path.abspath(value), "Preferences, Other Python"
+    return None
+
+
 def python() -> str:
-    """The Python that runs the backend: ``NEURAL_FIELDS_PYTHON`` wins over the preference.
+    """The Python that runs the backend.
+
+    ``NEURAL_FIELDS_PYTHON`` wins over the preference, which wins over the installed environment.
 
     Raises:
-        BadInput: when neither is set, or what is set is no file.
+        BadInput: when there is none of them, or what is set is no program.
     """
-    value, source = os.environ.get(VARIABLE, "").strip(), VARIABLE
+    value, source = chosen() or ("", "")
     if not value:
-        addon: bpy.types.Addon | None = bpy.context.preferences.addons.get(base_package)
-        value = bpy.path.abspath(addon.preferences.python.strip()) if addon else ""
-        source = "Preferences, Backend's Python"
-    if not value:
-        raise BadInput(f"The backend's Python is not set: {how_to_install()}")
+        installed = environment.installed()
+        if installed is None:
+            raise BadInput(f"The backend is not installed: {how_to_install()}")
+        if not installed.works:
+            raise BadInput(
+                "The Python that the backend's environment was made of is gone: press Repair in "
+                "the add-on's preferences"
+            )
+        return str(installed.program)
     found = shutil.which(os.path.expanduser(value))
     if found is None:
         raise BadInput(f"{source}: {value}: no such program; {how_to_install()}")
     return os.path.abspath(found)
 
 
-def environment() -> dict[str, str]:
+def child_environment() -> dict[str, str]:
     """The environment of a backend's process."""
     kept = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     return kept | _FOR_CHILDREN
@@ -94,27 +108,42 @@ class Child:
         arguments: after ``-m neural_backend``.
         output: open file that gets standard output.
         log: open file that gets standard error.
+        module: what is run instead of the backend's command line.
+        more: what its environment has besides.
 
     Raises:
         BadInput: when it cannot be started.
     """
 
-    def __init__(self, program: str, arguments: Sequence[str], output: BinaryIO, log: BinaryIO):
+    def __init__(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        output: BinaryIO,
+        log: BinaryIO,
+        module: str = "neural_backend",
+        more: Mapping[str, str] | None = None,
+    ):
         self._let_go = False
+        claim = environment.claim(program)
         try:
             self._process = subprocess.Popen(
-                [program, "-m", "neural_backend", *arguments],
+                [program, "-m", module, *arguments],
                 cwd=EXTENSION,
-                env=environment(),
+                env=child_environment() | dict(more or {}),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=log,
                 close_fds=True,
+                pass_fds=[claim.fileno()] if claim else [],
                 creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
             )
         except OSError as error:
             reason = error.strerror or str(error)
             raise BadInput(f"{program}: cannot be started ({reason}); {how_to_install()}") from None
+        finally:
+            if claim:
+                claim.close()
 
     def status(self) -> int | None:
         """The exit status; None while it runs."""

@@ -300,9 +300,10 @@ class JobOperator(_Operator):
         if bpy.app.background:
             return self._drain(job)
         manager = context.window_manager
-        self._timer = manager.event_timer_add(TICK, window=context.window)
-        _timers.append(self._timer)
-        manager.modal_handler_add(self)
+        with _in_main_window(context):
+            self._timer = manager.event_timer_add(TICK, window=context.window)
+            _timers.append(self._timer)
+            manager.modal_handler_add(self)
         redraw(context)
         return {"RUNNING_MODAL"}
 
@@ -382,6 +383,19 @@ class JobOperator(_Operator):
 
 def _nothing() -> Steps[None]:
     yield from ()
+
+
+def _in_main_window(context: bpy.types.Context) -> contextlib.AbstractContextManager[object]:
+    """The context of the window that others, such as the preferences', belong to.
+
+    They are closed while a job runs, and its operator with them.
+    """
+    window = context.window
+    if window is None or window.parent is None:
+        return contextlib.nullcontext()
+    while window.parent is not None:
+        window = window.parent
+    return context.temp_override(window=window)
 
 
 class _Printer:
@@ -490,7 +504,8 @@ def unregister() -> None:
     # Blender drops the operators of a class that goes without a word to them
     while _timers:
         bpy.context.window_manager.event_timer_remove(_timers.pop())
-    for workspace in bpy.data.workspaces if not bpy.app.background else ():
+    # without a window, as when Blender ends, 4.3 crashes on it
+    for workspace in bpy.data.workspaces if bpy.context.window is not None else ():
         workspace.status_text_set(None)
     for handlers in _HANDLERS:
         handlers.remove(_close)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 import bpy
 from bpy.app.translations import pgettext_iface
 
-from ..operators import folders, runs, train
+from .. import __package__ as base_package
+from ..neural_backend.protocol import BadInput
+from ..operators import backend, environment, folders, runs, train
 from ..operators.job import Status, owner
 from ..operators.rig import GENERATED
 
@@ -28,6 +30,27 @@ def draw_lines(
     for line in textwrap.wrap(text, width):
         column.label(text=line, icon=icon)
         icon = "BLANK1" if icon != "NONE" else "NONE"
+
+
+def draw_backend_missing(layout: bpy.types.UILayout, context: bpy.types.Context) -> None:
+    """Draw what to do where no backend is found; nothing where one is."""
+    try:
+        backend.python()
+        return
+    except BadInput as error:
+        problem = str(error)
+    box = layout.box()
+    if environment.installed() is None and not backend.chosen():
+        text = "Training needs the backend: PyTorch and other libraries, in a folder of their own."
+        draw_lines(box, context, pgettext_iface(text), "INFO")
+        row = box.row(align=True)
+        row.scale_y = 1.4
+        row.operator("neural_fields.install_backend", icon="IMPORT")
+    else:
+        draw_lines(box, context, problem, "ERROR")
+        row = box.row(align=True)
+    props = row.operator("preferences.addon_show", text="", icon="PREFERENCES")
+    props.module = base_package
 
 
 def draw_subject(column: bpy.types.UILayout, rig: Any, label: str) -> None:
@@ -54,6 +77,8 @@ class NEURAL_FIELDS_PT_main(SidebarPanel, bpy.types.Panel):
 
     def draw(self, context: bpy.types.Context) -> None:
         layout = self.layout
+        if not owner.running:
+            draw_backend_missing(layout, context)
         row = layout.row()
         row.scale_y = 1.6
         if owner.running:

@@ -12,7 +12,7 @@ import time
 import bpy
 import pytest
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import backend
+from neural_fields.operators import backend, folders
 from neural_fields.operators.job import Cancelled, Owner, Status
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -39,9 +39,10 @@ def train(tmp_path: pathlib.Path, **options):
     return backend.run_steps(sys.executable, arguments, run / "log.txt", look, **options)
 
 
-def test_without_a_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_python(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backend.VARIABLE, raising=False)
-    with pytest.raises(BadInput, match=r"Python is not set.*pip install"):
+    monkeypatch.setattr(folders, "own_folder", lambda name, create=True: tmp_path / name)
+    with pytest.raises(BadInput, match="not installed: press Install Backend"):
         backend.python()
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import sys
 from types import SimpleNamespace
 
 import bpy
 import pytest
 from neural_fields.neural_backend import config
-from neural_fields.operators import job
+from neural_fields.operators import environment, folders, install, job
 from neural_fields.ui import panels, preferences, result_panel
 
 pytestmark = pytest.mark.usefixtures("registered")
@@ -53,7 +54,8 @@ class Layout:
 
 
 @pytest.fixture
-def context() -> SimpleNamespace:
+def context(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    monkeypatch.setenv("NEURAL_FIELDS_PYTHON", sys.executable)
     bpy.ops.wm.read_factory_settings()
     return SimpleNamespace(
         scene=bpy.context.scene,
@@ -189,14 +191,87 @@ def test_colours_are_on_vertices_or_in_a_texture(context) -> None:
     assert "0: at most" not in " ".join(drawn(result_panel.NEURAL_FIELDS_PT_result, context))
 
 
-def test_the_preferences_say_how_to_install(context, monkeypatch) -> None:
+@pytest.fixture
+def no_backend(tmp_path, monkeypatch) -> pathlib.Path:
+    """Nothing is installed; returns where it would be."""
     monkeypatch.delenv("NEURAL_FIELDS_PYTHON", raising=False)
-    cls = preferences.NEURAL_FIELDS_AP_preferences
-    fake = SimpleNamespace(layout=Layout(), python="", bl_rna=cls.bl_rna)
-    cls.draw(fake, context)
+    monkeypatch.setattr(folders, "own_folder", lambda name, create=True: tmp_path / name)
+    monkeypatch.setattr(environment, "build_of", lambda _: environment.builds("linux")["cpu"])
+    job.owner.forget()
+    return tmp_path / "backend"
+
+
+def installed(folder: pathlib.Path) -> None:
+    program = environment.program_of(folder / "cpu-1")
+    program.parent.mkdir(parents=True)
+    program.write_text("")
+    build = environment.builds()["cpu"]
+    environment.make_current(
+        environment.Installed(
+            folder / "cpu-1", "cpu", build.name, environment.fingerprint(build), "torch", "3.11.7"
+        )
+    )
+
+
+def of_preferences(context) -> str:
+    fake = SimpleNamespace(layout=Layout(), python="", variant="auto")
+    fake.bl_rna = preferences.NEURAL_FIELDS_AP_preferences.bl_rna
+    preferences.NEURAL_FIELDS_AP_preferences.draw(fake, context)
     assert "python" in fake.layout.drawn
-    assert "pip install" in " ".join(fake.layout.drawn)
+    return " ".join(fake.layout.drawn)
+
+
+def test_the_panel_offers_to_install_the_backend_once(context, no_backend) -> None:
+    assert drawn(panels.NEURAL_FIELDS_PT_main, context)[-4:] == [
+        *("neural_fields.install_backend", "preferences.addon_show"),
+        *("neural_fields.train", "preset"),
+    ]
+    installed(no_backend)
+    assert drawn(panels.NEURAL_FIELDS_PT_main, context)[0] == "neural_fields.train"
+    environment.program_of(no_backend / "cpu-1").unlink()
+    lines = " ".join(drawn(panels.NEURAL_FIELDS_PT_main, context))
+    assert "press Repair in the add-on's preferences" in lines
+
+
+def test_the_preferences_lead_from_nothing_to_an_installed_backend(
+    context, no_backend, monkeypatch
+) -> None:
+    said = of_preferences(context)
+    assert "Not installed" in said
+    assert "neural_fields.install_backend neural_fields.check_backend" in said
+    assert "Allow Online Access is off" in said
+    assert "--require-hashes" in said
+    assert "neural_fields.copy_backend_commands" in said
+    monkeypatch.setattr(install, "offline_reason", lambda: "")
+    assert "require-hashes" not in of_preferences(context)
+    installed(no_backend)
+    said = of_preferences(context)
+    assert "CPU: torch , Python 3.11.7" in said
+    assert "neural_fields.remove_backend" in said
+    assert "other versions" not in said
+    changed = no_backend / "changed.lock"
+    changed.write_text(environment.LOCK.read_text() + "# newer")
+    monkeypatch.setattr(environment, "LOCK", changed)
+    assert "asks for other versions: press Update" in of_preferences(context)
+    environment.program_of(no_backend / "cpu-1").unlink()
+    assert "press Repair" in of_preferences(context)
+
+
+def test_the_preferences_name_the_python_that_wins(context, no_backend, monkeypatch) -> None:
     monkeypatch.setenv("NEURAL_FIELDS_PYTHON", "/some/python")
-    fake.layout = Layout()
-    cls.draw(fake, context)
-    assert "/some/python" in " ".join(fake.layout.drawn)
+    assert "NEURAL_FIELDS_PYTHON is used: /some/python" in of_preferences(context)
+
+
+def test_the_preferences_show_the_installation(context, no_backend) -> None:
+    def steps():
+        yield job.Status("Downloading torch: 12 of 192 MB", 0.25)
+
+    job.owner.start("Install Backend", steps())
+    job.owner.advance()
+    try:
+        said = of_preferences(context)
+    finally:
+        job.owner.close()
+        job.owner.forget()
+    assert "Downloading torch: 12 of 192 MB" in said
+    assert "25% (0.25) neural_fields.cancel" in said
