@@ -160,7 +160,7 @@ def test_a_bad_python_is_found_before_anything_is_rendered(
     fake, start_scene, no_renders, output, monkeypatch
 ) -> None:
     monkeypatch.delenv(backend.VARIABLE)
-    with pytest.raises(RuntimeError, match="Python is not set"):
+    with pytest.raises(RuntimeError, match="backend is not installed"):
         bpy.ops.neural_fields.train(output=str(output))
     fake.fails("no torch")
     monkeypatch.setenv(backend.VARIABLE, "/nowhere")
