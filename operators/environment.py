@@ -408,7 +408,11 @@ def commands(build: Build) -> list[str]:
     """What a person types into a terminal to have the same without this add-on going online."""
     folder = root() / BY_HAND
     program = str(program_of(folder))
-    lines = [[sys.executable, "-m", "venv", "--clear", str(folder)]]
+    base = [sys.executable]
+    if f"{sys.version_info[0]}.{sys.version_info[1]}" not in pythons():
+        newest = pythons()[-1]
+        base = ["py", f"-{newest}"] if sys.platform == "win32" else [f"python{newest}"]
+    lines = [[*base, "-m", "venv", "--clear", str(folder)]]
     lines += [[program, "-m", "pip", *arguments] for arguments in pip_arguments(build)]
     join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
     return [join(line) for line in lines]

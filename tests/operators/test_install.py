@@ -246,11 +246,16 @@ def test_the_commands_for_a_terminal_are_those_that_are_run(own) -> None:
     assert lines[2].endswith(
         "torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu"
     )
+    assert lines[0].startswith(sys.executable)
     by_hand = own / "by_hand" / "bin"
     by_hand.mkdir(parents=True)
     (by_hand / "python").write_text("")
-    assert backend.python() if shutil.which(str(by_hand / "python")) else environment.installed()
-    assert environment.installed().folder == own / "by_hand"
+    assert backend.python() == str(by_hand / "python"), "there is nothing to set afterwards"
+
+
+def test_the_commands_name_a_python_that_there_are_packages_for(own, monkeypatch) -> None:
+    monkeypatch.setattr(environment, "pythons", lambda: ("3.1", "3.2"))
+    assert environment.commands(environment.build_of("cpu"))[0].startswith("python3.2 -m venv")
 
 
 def test_an_update_takes_over_what_has_not_changed(fake, own, monkeypatch) -> None:
