@@ -136,8 +136,15 @@ def training_steps(
     else:
         arguments += arguments_of(settings)
 
+    kept = False
+
+    def look() -> Status:
+        nonlocal kept
+        kept = keeps()  # when Blender closes it may be too late to ask
+        return follower()
+
     def leave() -> bool:
-        if not keeps():
+        if not kept:
             return False
         try:
             run.keep.touch()
@@ -150,7 +157,7 @@ def training_steps(
         with contextlib.suppress(OSError):
             file.unlink()
     try:
-        yield from backend.run_steps(program, arguments, run.log, follower, leave=leave)
+        yield from backend.run_steps(program, arguments, run.log, look, leave=leave)
     except BadInput:
         if follower.error:
             raise BadInput(follower.error) from None

@@ -7,9 +7,10 @@ from . import panels, preferences, properties, result_panel, rig_preview, runs_p
 _CLASSES = (
     *preferences.CLASSES,
     *properties.CLASSES,
+    *panels.FIRST,
+    *runs_panel.CLASSES,
     *panels.CLASSES,
     *result_panel.CLASSES,
-    *runs_panel.CLASSES,
 )
 
 

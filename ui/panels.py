@@ -251,10 +251,10 @@ def has_run(scene: bpy.types.Scene) -> bool:
     return folders.trained_of(scene) is not None
 
 
+FIRST = (NEURAL_FIELDS_PT_main, NEURAL_FIELDS_PT_job, NEURAL_FIELDS_PT_message)
+"""What stands above the list of runs."""
+
 CLASSES = (
-    NEURAL_FIELDS_PT_main,
-    NEURAL_FIELDS_PT_job,
-    NEURAL_FIELDS_PT_message,
     NEURAL_FIELDS_PT_rig,
     NEURAL_FIELDS_PT_rig_advanced,
     NEURAL_FIELDS_PT_dataset,

@@ -51,7 +51,7 @@ class NEURAL_FIELDS_UL_runs(bpy.types.UIList):
         if row is None:
             return
         run = row.run
-        line = layout.split(factor=0.5)
+        line = layout.split(factor=0.4)
         line.label(text=row.name, translate=False, icon=_ICONS[run.state])
         numbers = line.row()
         numbers.alignment = "RIGHT"
@@ -68,18 +68,46 @@ class NEURAL_FIELDS_UL_runs(bpy.types.UIList):
 class NEURAL_FIELDS_PT_runs(SidebarPanel, bpy.types.Panel):
     bl_label = "Runs"
 
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        return bool(runs.rows)
+
     def draw(self, context: bpy.types.Context) -> None:
         listed = context.window_manager.neural_fields
         layout = self.layout
-        layout.template_list(
-            "NEURAL_FIELDS_UL_runs", "", listed, "rows", listed, "active", rows=3, maxrows=8
+        line = layout.row()
+        line.template_list(
+            "NEURAL_FIELDS_UL_runs", "", listed, "rows", listed, "active", rows=5, maxrows=10
         )
-        layout.prop(listed, "this_file")
         row = runs.active(context)
-        if row is None:
-            return
-        self._draw_details(context, row)
-        self._draw_buttons(row)
+        if row is not None:
+            self._draw_buttons(line.column(align=True), row)
+            self._draw_details(context, row)
+        layout.prop(listed, "this_file")
+
+    def _draw_buttons(self, column: bpy.types.UILayout, row: runs.Row) -> None:
+        state = row.run.state
+        busy = state in (runs.WAITING, runs.RENDERING, runs.TRAINING)
+
+        def button(operator: str, icon: Any, enabled: bool = True) -> None:
+            part = column.row(align=True)
+            part.enabled = enabled
+            part.operator(f"neural_fields.{operator}", text="", icon=icon).run = row.key
+
+        if busy:
+            button("pause_run", "PAUSE", state == runs.TRAINING)
+            button("cancel_run", "CANCEL")
+        elif state == runs.FINISHED:
+            button("more_time", "PLAY")
+        else:
+            button("resume", "PLAY", row.can_go_on)
+        button("bring_back", "IMPORT", row.run.can_bring_back and not busy)
+        button("duplicate_settings", "DUPLICATE", row.run.can_resume)
+        column.separator()
+        button("open_run", "FILE_FOLDER")
+        button("show_log", "TEXT")
+        if not busy:
+            button("delete_run", "TRASH")
 
     def _draw_details(self, context: bpy.types.Context, row: runs.Row) -> None:
         column = self.layout.column(align=True)
@@ -87,7 +115,7 @@ class NEURAL_FIELDS_PT_runs(SidebarPanel, bpy.types.Panel):
         if row.run.error:
             draw_lines(column, context, row.run.error, "ERROR")
         elif row.run.state == runs.INTERRUPTED and row.can_go_on:
-            said = pgettext_iface("It ended without a word; it can be resumed from its checkpoint")
+            said = pgettext_iface("It ended without a word; Resume goes on from its checkpoint")
             draw_lines(column, context, said, "INFO")
         elif row.key in runs.ready:
             draw_lines(column, context, pgettext_iface("Its results are ready"), "INFO")
@@ -95,30 +123,6 @@ class NEURAL_FIELDS_PT_runs(SidebarPanel, bpy.types.Panel):
         if not row.is_of_this_file:
             said = pgettext_iface("Of {file}").format(file=row.blend_file or "-")
             draw_lines(column, context, said)
-
-    def _draw_buttons(self, row: runs.Row) -> None:
-        state = row.run.state
-        column = self.layout.column(align=True)
-
-        def button(operator: str, icon: Any) -> None:
-            column.operator(operator, icon=icon).run = row.key
-
-        if state == runs.TRAINING:
-            button("neural_fields.pause_run", "PAUSE")
-        if state in (runs.WAITING, runs.RENDERING, runs.TRAINING):
-            button("neural_fields.cancel_run", "CANCEL")
-            return
-        if state == runs.FINISHED:
-            button("neural_fields.more_time", "PLAY")
-        elif row.can_go_on:
-            button("neural_fields.resume", "PLAY")
-        if row.run.can_bring_back:
-            button("neural_fields.bring_back", "IMPORT")
-        if row.run.can_resume:
-            button("neural_fields.duplicate_settings", "DUPLICATE")
-        button("neural_fields.open_run", "FILE_FOLDER")
-        button("neural_fields.show_log", "TEXT")
-        button("neural_fields.delete_run", "TRASH")
 
 
 CLASSES = (NEURAL_FIELDS_UL_runs, NEURAL_FIELDS_PT_runs)

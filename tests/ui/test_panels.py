@@ -82,7 +82,7 @@ def test_every_knob_is_shown_somewhere(context) -> None:
     ):
         settings.rig.kind, settings.rig.subject = kind, subject
         settings.result.mesh_texture = 1024
-        for cls in (*panels.CLASSES, *result_panel.CLASSES):
+        for cls in (*panels.FIRST, *panels.CLASSES, *result_panel.CLASSES):
             shown.update(drawn(cls, context))
     for group in config.GROUPS.values():
         assert {knob.name for knob in config.knobs(group)} <= shown
@@ -90,7 +90,7 @@ def test_every_knob_is_shown_somewhere(context) -> None:
 
 
 def test_the_button_and_the_presets_come_first(context) -> None:
-    assert panels.CLASSES[0] is panels.NEURAL_FIELDS_PT_main
+    assert panels.FIRST[0] is panels.NEURAL_FIELDS_PT_main
     assert drawn(panels.NEURAL_FIELDS_PT_main, context)[:2] == ["neural_fields.train", "preset"]
     training = drawn(panels.NEURAL_FIELDS_PT_training, context)
     assert training[0] == "max_seconds"

@@ -1,6 +1,9 @@
-"""Enabled and disabled twice, the add-on leaves nothing behind."""
+"""Enabled and disabled twenty times, the add-on leaves nothing behind."""
 
 from __future__ import annotations
+
+import sys
+import types
 
 import bpy
 import neural_fields
@@ -23,9 +26,22 @@ def traces() -> dict[str, object]:
             name for name in dir(bpy.types) if name.lower().startswith("neural_fields")
         ),
         "scene": "neural_fields" in bpy.types.Scene.bl_rna.properties,
+        "manager": "neural_fields" in bpy.types.WindowManager.bl_rna.properties,
+        "timers": [
+            f"{module}.{name}"
+            for module in sorted(sys.modules)
+            if module.startswith("neural_fields.")
+            for name, value in vars(sys.modules[module]).items()
+            if isinstance(value, types.FunctionType) and bpy.app.timers.is_registered(value)
+        ],
         "classes": sorted(
             cls.__name__
-            for base in (bpy.types.Panel, bpy.types.Operator, bpy.types.PropertyGroup)
+            for base in (
+                bpy.types.Panel,
+                bpy.types.Operator,
+                bpy.types.PropertyGroup,
+                bpy.types.UIList,
+            )
             for cls in base.__subclasses__()
             if cls.__name__.startswith("NEURAL_FIELDS") and cls.is_registered
         ),
@@ -42,8 +58,9 @@ def disabled():
 def test_nothing_is_left_behind(disabled) -> None:
     before = traces()
     assert before["operators"] == before["types"] == before["classes"] == []
-    assert before["scene"] is False
-    for _ in range(2):
+    assert before["timers"] == []
+    assert before["scene"] is before["manager"] is False
+    for _ in range(20):
         neural_fields.register()
         enabled = traces()
         assert enabled["scene"]
