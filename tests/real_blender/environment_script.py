@@ -1,0 +1,77 @@
+"""Runs inside a real Blender's window: two clicks begin the installation of the backend.
+
+Its arguments, after ``--``, are a json object: report, pictures (a folder), framebuffer (Xvfb's
+file). Nothing can be downloaded: pip is given no index.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pathlib
+import sys
+
+import bpy
+import numpy as np
+
+sys.path.append(str(pathlib.Path(__file__).parent))  # not there for a script
+import window_tools
+
+ARGUMENTS = json.loads(sys.argv[sys.argv.index("--") + 1])
+BLUE = (0.28, 0.45, 0.70)
+"""The colour of the button that a dialog expects to be pressed."""
+
+del os.environ["NEURAL_FIELDS_PYTHON"]
+os.environ["PIP_NO_INDEX"] = "1"
+os.environ.pop("PIP_FIND_LINKS", None)
+job = importlib.import_module(f"{window_tools.MODULE}.operators.job")
+environment = importlib.import_module(f"{window_tools.MODULE}.operators.environment")
+report: dict[str, object] = {}
+
+
+def picture(name: str) -> np.ndarray:
+    """Save the screen; returns its colours, [height, width, 3], the lowest row first."""
+    path = pathlib.Path(ARGUMENTS["pictures"]) / f"{name}.png"
+    window_tools.picture(ARGUMENTS["framebuffer"], path)
+    image = bpy.data.images.load(str(path))
+    width, height = image.size
+    pixels = np.array(image.pixels[:], np.float32).reshape(height, width, 4)[..., :3]
+    bpy.data.images.remove(image)
+    return pixels
+
+
+def blue(pixels: np.ndarray) -> np.ndarray:
+    return (np.abs(pixels - BLUE) < 0.03).all(axis=2)
+
+
+def scenario() -> window_tools.Scenario:
+    yield from window_tools.show_tab()
+    yield 1.0
+    before = picture("install")
+    region = window_tools.view()[2]
+    # below the three lines that say why
+    yield from window_tools.click(region.x + region.width // 2 - 20, region.y + region.height - 95)
+    yield 1.0
+    after = picture("install-dialog")
+    rows, columns = np.nonzero(blue(after) & ~blue(before))
+    report["asked"] = len(rows) > 1000 and not job.owner.running
+    yield from window_tools.click(int(np.median(columns)), int(np.median(rows)))
+    yield 0.5
+    report["started"] = job.owner.running
+    bpy.ops.preferences.addon_show(module=window_tools.MODULE)
+    yield 1.5
+    picture("install-progress")
+    preferences = next(each for each in bpy.context.window_manager.windows if each.parent)
+    with bpy.context.temp_override(window=preferences):
+        bpy.ops.wm.window_close()
+    yield 0.5
+    report["closed"] = job.owner.running
+    job.owner.cancel()
+    while job.owner.running:
+        yield 0.1
+    report["cancelled"] = job.owner.cancelled
+    report["left"] = [path.name for path in environment.leftovers()]
+
+
+window_tools.play(scenario(), report, ARGUMENTS["report"], lambda: picture("failure"))
