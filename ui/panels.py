@@ -42,7 +42,7 @@ def draw_backend_missing(layout: bpy.types.UILayout, context: bpy.types.Context)
     box = layout.box()
     if environment.installed() is None and not backend.chosen():
         text = "Training needs the backend: PyTorch and other libraries, in a folder of their own."
-        draw_lines(box, context, pgettext_iface(text), "INFO")
+        draw_lines(box, context, pgettext_iface(text))
         row = box.row(align=True)
         row.scale_y = 1.4
         row.operator("neural_fields.install_backend", icon="IMPORT")
