@@ -9,6 +9,8 @@ from . import (
     example,
     install,
     job,
+    live,
+    live_image,
     results,
     rig,
     runs,
@@ -29,6 +31,7 @@ _MODULES = (
     sequence,
     volume,
     compare,
+    live_image,
     train,
     runs,
 )
@@ -40,6 +43,7 @@ def register() -> None:
         bpy.utils.register_class(cls)
     job.register()
     stage.register()
+    live_image.register()
     runs.register()
 
 
@@ -47,5 +51,7 @@ def unregister() -> None:
     runs.unregister()
     stage.unregister()
     job.unregister()
+    live.stop()
+    live_image.unregister()
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)

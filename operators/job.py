@@ -440,11 +440,18 @@ def _progress_line(label: str, status: Status) -> str:
 
 
 def redraw(context: bpy.types.Context, *areas: str) -> None:
-    """Draw areas of some kinds again, of those that show a job where no kind is given."""
+    """Draw areas of some kinds again; where no kind is given, the panels that show a job.
+
+    A viewport itself, in which all of the scene would be drawn anew, shows none.
+    """
     for window in context.window_manager.windows:
         for area in window.screen.areas:
-            if area.type in (areas or ("VIEW_3D", "PREFERENCES")):
+            if area.type in (areas or ("PREFERENCES",)):
                 area.tag_redraw()
+            elif area.type == "VIEW_3D" and not areas:
+                for region in area.regions:
+                    if region.type == "UI":
+                        region.tag_redraw()
 
 
 class NEURAL_FIELDS_OT_cancel(bpy.types.Operator):

@@ -17,7 +17,7 @@ import bpy
 
 from ..neural_backend import config, protocol
 from ..neural_backend.protocol import BadInput, RunFolder
-from . import folders, knobs, known, train
+from . import folders, knobs, known, live, train
 from .job import Job, JobOperator, Steps, one_line, owner, redraw
 from .place import place_of
 
@@ -550,10 +550,28 @@ class NEURAL_FIELDS_OT_delete_run(_RunOperator, bpy.types.Operator):
         return f"{row.folder}: deleted"
 
 
+_followed: pathlib.Path | None = None
+
+
+def _follow() -> None:
+    """Have a training that was found again looked at, as one that this Blender has started is."""
+    global _followed
+    row = found_again()
+    now = live.following()
+    if _followed is not None and (row is None or row.folder != _followed):
+        if now is not None and now.run.path == _followed:
+            live.stop()
+        _followed = None
+    elif row is not None and now is None:
+        _followed = row.folder
+        live.follow(RunFolder(row.folder))
+
+
 def _look() -> float:
     try:
         if refresh(bpy.context):
             redraw(bpy.context)
+        _follow()
     except Exception as error:  # a timer that raises is not called again
         print(f"Neural Fields: the list of runs has failed ({error})", flush=True)
     return LOOK

@@ -20,6 +20,7 @@ from . import (
     geometry,
     knobs,
     known,
+    live,
     passes,
     results,
     rig,
@@ -98,11 +99,12 @@ def progress_status(event: protocol.Progress) -> Status:
     psnr = "" if event.psnr is None else f"{event.psnr:.1f} dB, "
     text = f"Training: {psnr}{protocol.in_words(event.eta)} left"
     if event.samples_per_second >= 1.0:
-        text += f", {_short(event.samples_per_second)} samples/s"
+        text += f", {short(event.samples_per_second)} samples/s"
     return Status(text, event.spent, training=True)
 
 
-def _short(number: float) -> str:
+def short(number: float) -> str:
+    """A number in three digits and a letter: ``812``, ``12.3 k``, ``1.4 M``."""
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.3g} {unit}"
@@ -156,12 +158,15 @@ def training_steps(
     for file in (run.cancel, run.keep):  # of a backend that was killed
         with contextlib.suppress(OSError):
             file.unlink()
+    live.follow(run)
     try:
         yield from backend.run_steps(program, arguments, run.log, look, leave=leave)
     except BadInput:
         if follower.error:
             raise BadInput(follower.error) from None
         raise
+    finally:
+        live.stop()
     return follower.done
 
 

@@ -2,7 +2,15 @@
 
 import bpy
 
-from . import panels, preferences, properties, result_panel, rig_preview, runs_panel
+from . import (
+    live_view,
+    panels,
+    preferences,
+    properties,
+    result_panel,
+    rig_preview,
+    runs_panel,
+)
 
 _CLASSES = (
     *preferences.CLASSES,
@@ -10,6 +18,7 @@ _CLASSES = (
     *panels.FIRST,
     *runs_panel.CLASSES,
     *panels.CLASSES,
+    *live_view.CLASSES,
     *result_panel.CLASSES,
 )
 
@@ -19,9 +28,11 @@ def register() -> None:
         bpy.utils.register_class(cls)
     properties.register()
     rig_preview.register()
+    live_view.register()
 
 
 def unregister() -> None:
+    live_view.unregister()
     rig_preview.unregister()
     properties.unregister()
     for cls in reversed(_CLASSES):

@@ -84,6 +84,25 @@ class NEURAL_FIELDS_PG_settings(bpy.types.PropertyGroup):
         description="Draw the rig's cameras in the 3D view",
         default=False,
     )
+    show_live: bpy.props.BoolProperty(
+        name="Live View",
+        description="While a training runs, show its field in the 3D viewport: in the camera's "
+        "frame, or all over a view of one's own",
+        default=True,
+    )
+    live_opacity: bpy.props.FloatProperty(
+        name="Opacity",
+        description="How much the field covers the scene",
+        subtype="FACTOR",
+        min=0.0,
+        max=1.0,
+        default=1.0,
+    )
+    show_curve: bpy.props.BoolProperty(
+        name="Curve",
+        description="Draw PSNR and loss over the time in the corner of the 3D viewport",
+        default=True,
+    )
 
 
 class NEURAL_FIELDS_PG_run(bpy.types.PropertyGroup):

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Sequence
 
 FAULT = os.environ.get("FAKE_BACKEND", "")
+FIELD_FROM_WORLD = [[0.25, 0, 0, 0.5], [0, 0.25, 0, 0.5], [0, 0, 0.25, 0.5], [0, 0, 0, 1]]
 
 
 def main() -> int:
@@ -70,11 +71,12 @@ def train(arguments: list[str]) -> int:
             cancelled.set()
 
     threading.Thread(target=watch, daemon=True).start()
-    say(run, type="started", field="nerf", device="cpu", kernels="reference", parameters=1)
     field = arguments[arguments.index("--field") + 1] if "--field" in arguments else "nerf"
     if "--resume" not in arguments:
         settings = {"field": field, "max_seconds": 120.0, "seed": 7}
-        (run / "config.json").write_text(json.dumps({"settings": settings}))
+        config = {"settings": settings, "field_from_world": FIELD_FROM_WORLD}
+        (run / "config.json").write_text(json.dumps(config))
+    say(run, type="started", field="nerf", device="cpu", kernels="reference", parameters=1)
     if FAULT == "error":
         say(run, type="error", message="transforms.json: frames: broken", hint="export it again")
         print("transforms.json: frames: broken", file=sys.stderr)
@@ -109,6 +111,7 @@ def train(arguments: list[str]) -> int:
             eta=120.0 - 40.0 * step,
             psnr=27.31,
         )
+        show(run, step)
         time.sleep(0.02)
     (run / "checkpoint.safetensors").write_bytes(b"weights")
     for name in ("cancel", "keep"):
@@ -116,6 +119,21 @@ def train(arguments: list[str]) -> int:
     reason = "cancelled" if cancelled.is_set() else "finished"
     say(run, type="done", step=step, seconds=120.0, reason=reason, psnr=27.31)
     return 0
+
+
+def show(run: pathlib.Path, step: int) -> None:
+    """The live view: one row, as wide as the eye's, red on the left and empty on the right."""
+    try:
+        content = json.loads((run / "eye.json").read_text())
+    except (OSError, ValueError):
+        return
+    width = content["w"]
+    half = width // 2
+    row = [(255, 0, 0, 255)] * half + [(0, 0, 0, 0)] * (width - half)
+    (run / ".live.png").write_bytes(picture([row]))
+    (run / ".live.png").replace(run / "live.png")
+    told = {"step": step, "width": width, "height": 1, "seconds": 0.1}
+    say(run, type="live", eye=content["frames"][0]["file_path"], **told)
 
 
 def say(run: pathlib.Path, **event: object) -> None:
@@ -216,13 +234,14 @@ def write_voxels(path: pathlib.Path, edge: float = 0.1, density: float = 2.0) ->
 
 
 def picture(rows: Sequence[Sequence[Sequence[int]]] = (((255, 0, 0),),)) -> bytes:
-    """A PNG of RGB ``rows``; one red pixel where none are given."""
+    """A PNG of RGB or RGBA ``rows``; one red pixel where none are given."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checked = kind + data
         return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
 
-    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, 2, 0, 0, 0)
+    kind = {3: 2, 4: 6}[len(rows[0][0])]
+    header = struct.pack(">IIBBBBB", len(rows[0]), len(rows), 8, kind, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + b"".join(map(bytes, row)) for row in rows))
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
