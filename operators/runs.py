@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 import bpy
@@ -31,6 +33,9 @@ PAUSED, FINISHED, FAILED, INTERRUPTED = "paused", "finished", "failed", "interru
 
 LOOK = 1.0
 """Seconds between two looks at the run folders."""
+_AT_ONCE = 0.02  # seconds
+_REST = 50.0
+"""After a look, on a slow drive, they are left alone so many times as long as it took."""
 _TAIL = 16_384  # bytes of a run's events
 
 
@@ -178,9 +183,22 @@ def _outputs() -> dict[pathlib.Path, str]:
     return found
 
 
-def look() -> list[Row]:
-    """All runs and jobs as they are now: what waits or is rendered first, then the runs."""
-    rows = []
+_seen: dict[pathlib.Path, list[Row]] = {}
+"""The runs of each output folder as they were when it was last looked at."""
+_late: pathlib.Path | None = None
+"""The output folder for which there was no time in the last look."""
+
+
+def look(seconds: float = math.inf) -> list[Row]:
+    """All runs and jobs as they are now: what waits or is rendered first, then the runs.
+
+    Args:
+        seconds: for which it may look, at the folders of the open file and then at others; the
+            rest of these is as it was, and its turn comes with the next looks.
+    """
+    global _late
+    until = time.monotonic() + seconds
+    found = []
     jobs = [(WAITING, job) for job in reversed(owner.queue)]
     if owner.job is not None:
         jobs.append((RENDERING, owner.job))
@@ -188,17 +206,33 @@ def look() -> list[Row]:
         if job.run is not None and not job.begun:
             key = f"{state} {id(job)}"
             file = bpy.data.filepath
-            rows.append(Row(key, job.subject, job.run, Run(state), file, job))
+            found.append(Row(key, job.subject, job.run, Run(state), file, job))
+    outputs = _outputs()
+    own = [output for output, file in outputs.items() if _same_file(file, bpy.data.filepath)]
+    others = [output for output in outputs if output not in own]
+    turn = others.index(_late) if _late in others else 0
+    _late = None
+    for output in own + others[turn:] + others[:turn]:
+        if output in own or time.monotonic() < until:
+            _seen[output] = _rows(output, outputs[output])
+        else:
+            _late = _late or output
+    for output in outputs:
+        found += _seen.get(output, [])
+    return found
+
+
+def _rows(output: pathlib.Path, file: str) -> list[Row]:
     begun = owner.job if owner.job is not None and owner.job.begun else None
-    for output, file in _outputs().items():
-        for folder in folders_of(output):
-            run = read(folder)
-            job = begun if begun is not None and begun.run == folder else None
-            if job is not None and owner.status.training and (run is None or run.state != TRAINING):
-                run = Run(TRAINING)  # the backend is starting
-            if run is not None:
-                rows.append(Row(str(folder), folders.Results(folder).name, folder, run, file, job))
-    return rows
+    found = []
+    for folder in folders_of(output):
+        run = read(folder)
+        job = begun if begun is not None and begun.run == folder else None
+        if job is not None and owner.status.training and (run is None or run.state != TRAINING):
+            run = Run(TRAINING)  # the backend is starting
+        if run is not None:
+            found.append(Row(str(folder), folders.Results(folder).name, folder, run, file, job))
+    return found
 
 
 def row_of(key: str) -> Row:
@@ -223,10 +257,10 @@ ready: list[str] = []
 """Keys of the runs that were found again, and have finished since: their results can come."""
 
 
-def refresh(context: bpy.types.Context) -> bool:
-    """Look again, and fill the list that is drawn; whether anything is another."""
+def refresh(context: bpy.types.Context, seconds: float = math.inf) -> bool:
+    """Look again (``look``), and fill the list that is drawn; whether anything is another."""
     global rows
-    found = look()
+    found = look(seconds)
     were_training = {row.key for row in rows if row.is_found_again}
     for row in found:
         if row.key in were_training and row.run.state == FINISHED and row.is_of_this_file:
@@ -568,13 +602,14 @@ def _follow() -> None:
 
 
 def _look() -> float:
+    began = time.monotonic()
     try:
-        if refresh(bpy.context):
+        if refresh(bpy.context, _AT_ONCE):
             redraw(bpy.context)
         _follow()
     except Exception as error:  # a timer that raises is not called again
         print(f"Neural Fields: the list of runs has failed ({error})", flush=True)
-    return LOOK
+    return max(LOOK, _REST * (time.monotonic() - began))
 
 
 def register() -> None:
@@ -588,6 +623,7 @@ def unregister() -> None:
     rows.clear()
     ready.clear()
     _cache.clear()
+    _seen.clear()
 
 
 CLASSES = (

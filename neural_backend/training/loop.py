@@ -45,7 +45,13 @@ class _Chore:
     def __init__(self, every: float, do: Callable[[], None], seconds: float):
         self._every, self._do = every, do
         self.seconds = seconds
+        self._measured = False
         self._due = time.perf_counter() + every
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is known to take no longer than somebody waits who wants to be gone."""
+        return self._measured and self.seconds < _QUICK
 
     @property
     def _pause(self) -> float:
@@ -58,7 +64,7 @@ class _Chore:
             return 0.0
         self._do()
         after = time.perf_counter()
-        self.seconds = after - before
+        self.seconds, self._measured = after - before, True
         self._due = after + self._pause
         return self.seconds
 
@@ -165,7 +171,7 @@ class Training:
                 started += self._live.if_due(self._step)
         if self._ranks.first:
             # whoever pulls the leash may be about to end
-            if not leash.pulled or self._chores[0].seconds < _QUICK:
+            if not leash.pulled or self._chores[0].is_quick:
                 self._show()
             self._save()
             self._progress(ended=True)

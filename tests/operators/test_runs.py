@@ -87,6 +87,31 @@ def test_what_has_not_changed_is_not_read_again(output, monkeypatch) -> None:
         runs.read(output / "run")
 
 
+def test_many_runs_are_looked_at_in_turn(tmp_path, output, monkeypatch) -> None:
+    """A look at one of them takes the whole time that there is."""
+    known_folders = {tmp_path / f"o{index}": "/another.blend" for index in range(4)}
+    for folder in (output, *known_folders):
+        make_run(folder / "run", STARTED, protocol.Done(9, 120.0))
+    monkeypatch.setattr(known, "outputs", lambda: dict(known_folders))
+    now, looked = [0.0], []
+    monkeypatch.setattr(runs.time, "monotonic", lambda: now[0])
+    read = runs.read
+
+    def slow_read(folder):
+        looked.append(folder.parent.name)
+        now[0] += 1.0
+        return read(folder)
+
+    monkeypatch.setattr(runs, "read", slow_read)
+    names = []
+    for _ in range(5):
+        names.append([row.name for row in runs.look(1.5)])
+        now[0] += 1.0
+    assert looked == ["a rün", "o0", "a rün", "o1", "a rün", "o2", "a rün", "o3", "a rün", "o0"]
+    assert names[0] == ["o0", "a rün"]
+    assert names[-1] == ["o0", "o1", "o2", "o3", "a rün"]
+
+
 def test_only_the_end_of_a_long_journal_is_read(output) -> None:
     make_run(output / "run", *[PROGRESS] * 3000, protocol.Done(9, 120.0))
     before = time.perf_counter()

@@ -27,7 +27,7 @@ from window_tools import MODULE, Scenario, move, show_tab, view
 ARGUMENTS = json.loads(sys.argv[sys.argv.index("--") + 1])
 OUTPUT = pathlib.Path(ARGUMENTS["output"])
 RUN = OUTPUT / "run"
-PATIENCE = 120.0
+PATIENCE = 200.0
 
 
 class Module:

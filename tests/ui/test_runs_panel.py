@@ -61,7 +61,7 @@ def row(state: str, **more: object) -> runs.Row:
 def context(monkeypatch) -> SimpleNamespace:
     bpy.ops.wm.read_factory_settings()
     job.owner.forget()
-    monkeypatch.setattr(runs, "look", lambda: [])
+    monkeypatch.setattr(runs, "look", lambda seconds: [])
     yield SimpleNamespace(
         scene=bpy.context.scene,
         window_manager=bpy.context.window_manager,
@@ -72,7 +72,7 @@ def context(monkeypatch) -> SimpleNamespace:
 
 
 def drawn(cls: type, context: SimpleNamespace, *rows: runs.Row) -> list[str]:
-    runs.look = lambda: list(rows)
+    runs.look = lambda seconds: list(rows)
     runs.refresh(context)
     layout = Layout([])
     methods = {
@@ -120,7 +120,7 @@ def test_what_a_run_is_stands_below(context) -> None:
     ],
 )
 def test_a_line_of_the_list(context, given, shown) -> None:
-    runs.look = lambda: [given]
+    runs.look = lambda seconds: [given]
     runs.refresh(context)
     layout = Layout([])
     item = context.window_manager.neural_fields.rows[0]
@@ -145,7 +145,7 @@ def test_the_list_is_there_once_there_is_something_in_it(context) -> None:
 def test_a_training_that_was_found_again_shows_its_progress(context) -> None:
     lines: list[str] = []
     given = row(runs.TRAINING, progress=PROGRESS)
-    runs.look = lambda: [given]
+    runs.look = lambda seconds: [given]
     runs.refresh(context)
     assert panels.NEURAL_FIELDS_PT_job.poll(context)
     layout = Layout(lines)
@@ -161,7 +161,7 @@ def test_a_training_that_was_found_again_shows_its_progress(context) -> None:
 @pytest.mark.parametrize("error", ["", "killed"])
 def test_what_can_go_on_is_offered_beside_the_message(context, error) -> None:
     given = row(runs.PAUSED)
-    runs.look = lambda: [given]
+    runs.look = lambda seconds: [given]
     runs.refresh(context)
     ended = job.Job("Train", iter(()), run=given.folder, error=error, cancelled=not error)
     ended.message = "" if error else "Train: paused"

@@ -207,6 +207,30 @@ def test_the_leash_ends_it_unfinished(run):
     assert checkpoint.load(run.checkpoint)[1].finished is False
 
 
+@pytest.mark.parametrize(("cost", "shown"), [(0.1, True), (3.0, False), (None, False)])
+def test_whoever_pulls_the_leash_does_not_wait_for_a_slow_preview(run, monkeypatch, cost, shown):
+    """It costs 3 s, or nobody knows yet."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    task = Counting()
+    step, validate = task.step, task.validate
+
+    def slow_step(progress):
+        now[0] += 4.0 if cost else 0.1
+        return step(progress)
+
+    def slow_validation():
+        now[0] += cost or 0.0
+        return validate()
+
+    task.step, task.validate = slow_step, slow_validation
+    before = 1 if cost else 0
+    _, events = train(run, task, TrainingSettings(max_seconds=100.0), pulled_after=3)
+    previews = sum(isinstance(event, protocol.Preview) for event in events)
+    assert previews == before + shown
+    assert run.checkpoint.exists()
+
+
 def test_a_resumed_run_counts_on(run):
     header = checkpoint.Header(step=90, seconds=50.0, finished=False, psnr=30.0)
     task = Counting()
