@@ -24,8 +24,9 @@ _BRICK = 8  # lattice points along the edge of what is asked for or left out
 _TILE = 32  # cells along the edge of what is marched through at once: a slab's thickness
 _CHUNK = 1 << 16
 _SMALL, _FLOATER = 0.02, 0.05
-"""A component's diagonal beside the largest one's, below which it goes: out of a distance, which
-has parts of its own that are small, and out of a density, whose small parts are mostly haze."""
+"""A component's diagonal beside the largest one's, below which it goes: out of a distance without
+colour, which geometry has taught, small parts and all; and out of what was looked for in images,
+whose small parts are mostly haze."""
 _LIMIT = 4.0  # cells; further from the surface no value matters
 _NUDGE = 1e-3
 """Values are kept off zero by so much of their limit: no vertex falls on a lattice point."""
@@ -69,7 +70,8 @@ def extract(volume: Volume, resolution: int) -> tuple[Points, Faces, float]:
 
 def without_small(volume: Volume, vertices: Points, faces: Faces) -> tuple[Points, Faces]:
     """The surface of a volume without what does not count: floaters, and unwanted cavities."""
-    fraction = _SMALL if volume.distance else _FLOATER
+    taught = volume.distance and volume.colors is None
+    fraction = _SMALL if taught else _FLOATER
     return topology.without_small(vertices, faces, fraction, volume.cavities)
 
 

@@ -108,6 +108,16 @@ def test_small_components_are_dropped_and_large_ones_stay():
     assert vertices[:, 1].max() < 0.75
 
 
+def test_what_images_showed_may_have_less_small_parts_than_what_geometry_taught():
+    field = union(ball((0.4, 0.5, 0.5), 0.3), ball((0.8, 0.8, 0.5), 0.01))
+    found = {}
+    for colors in (None, lambda points, normals, cell: torch.zeros_like(points)):
+        volume = from_signed_distance(field, CPU, colors=colors)
+        vertices, faces, _ = marching_cubes.extract(volume, 200)
+        found[colors is None] = len(trimesh.Trimesh(vertices, faces, process=False).split())
+    assert found == {True: 2, False: 1}
+
+
 def test_thin_blocks_between_coarse_cells_are_not_missed():
     vertices, faces = extract(
         lambda p: torch.maximum((p[:, 2] - 0.5).abs() - 0.01, (p - 0.5).abs().amax(dim=1) - 0.4),
