@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -14,16 +15,21 @@ from environment import ROOT
 
 IMAGES = ROOT / "docs" / "images"
 OF_DEMO = ("comparison.png", "mesh.png")
-OF_WINDOW = ("idle", "rig", "training", "finished")
+OF_WINDOW = {
+    "test_environment.py": ("install", "install-dialog"),
+    "test_window.py": ("idle", "rig", "export", "training", "finished"),
+    "test_results.py": ("result_panel", "compare", "camera_background"),
+}
 
 
 def main() -> None:
     IMAGES.mkdir(parents=True, exist_ok=True)
-    test = [sys.executable, "-m", "pytest", "-q", "tests/real_blender/test_window.py"]
+    files = [f"tests/real_blender/{file}" for file in OF_WINDOW]
+    test = [sys.executable, "-m", "pytest", "-q", *files]
     environment = os.environ | {"NEURAL_FIELDS_FINE_PICTURES": "1"}
     subprocess.run(test, cwd=ROOT, env=environment, check=True)
     for folder in sorted((ROOT / "build" / "screenshots").iterdir()):
-        for name in OF_WINDOW:
+        for name in itertools.chain(*OF_WINDOW.values()):
             shutil.copyfile(folder / f"{name}.png", IMAGES / f"{name}-{folder.name}.png")
     for name in OF_DEMO:
         shutil.copyfile(ROOT / "demo_output" / name, IMAGES / name)

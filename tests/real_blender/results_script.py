@@ -66,7 +66,9 @@ def scenario() -> Scenario:
     with bpy.context.temp_override(window=window, area=area, region=region):
         for _ in range(60):
             bpy.ops.view2d.scroll_down(deltay=40)
+    yield 2.0  # the list of runs is looked up now and then
     yield from picture("result_panel")
+    report["runs"] = [item.name for item in bpy.context.window_manager.neural_fields.rows]
 
     ops.use_sequence(where="CAMERA")
     area.spaces.active.region_3d.view_perspective = "CAMERA"

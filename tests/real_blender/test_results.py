@@ -25,8 +25,9 @@ settings.rig.views, settings.dataset.resolution, settings.dataset.samples = 16, 
 settings.training.max_seconds = 10.0
 settings.result.mesh_resolution = 48
 settings.result.sequence_path, settings.result.sequence_frames = "orbit", 3
-bpy.ops.neural_fields.train(results={{"MESH", "SEQUENCE"}})
 bpy.ops.wm.save_as_mainfile(filepath={file!r})
+bpy.ops.neural_fields.train(results={{"MESH", "SEQUENCE"}})
+bpy.ops.wm.save_mainfile()
 """
 
 
@@ -55,6 +56,8 @@ def test_results_are_shown_where_they_are_asked_for(blender: Blender, tmp_path) 
     said = json.loads(report.read_text())
     assert "failure" not in said, said["failure"]
 
+    # trained by another Blender, which has ended since
+    assert said["runs"] == [str(output / "run")]
     assert said["backgrounds"] == 1
     x, y = said["middle"]
     for channel, frame in enumerate((101, 102, 103)):
