@@ -11,7 +11,7 @@ import time
 import bpy
 import pytest
 from neural_fields.neural_backend import protocol
-from neural_fields.operators import backend, job, known, place, runs, train
+from neural_fields.operators import backend, job, known, live, place, runs, train
 from neural_fields.operators.folders import Results
 from neural_fields.operators.knobs import settings_of
 
@@ -231,9 +231,10 @@ def wait(reached, most: float = 30.0) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="the fake backend locks with fcntl")
 def test_a_running_training_is_found_again(found_again, output) -> None:
-    runs.refresh(bpy.context)
+    assert runs._look() >= runs.LOOK
     row = runs.found_again()
     assert (row.name, row.run.state, row.run.psnr) == ("a rün", runs.TRAINING, 27.31)
+    assert live.following().run.path == row.folder
     for operator, said in (
         (bpy.ops.neural_fields.delete_run, "is in use"),
         (bpy.ops.neural_fields.resume, "another training writes into it"),
@@ -244,8 +245,8 @@ def test_a_running_training_is_found_again(found_again, output) -> None:
         bpy.ops.neural_fields.train(output=str(output), results=set())
     assert bpy.ops.neural_fields.pause_run(run=row.key) == {"FINISHED"}
     assert found_again.wait(10.0) == 0
-    runs.refresh(bpy.context)
-    assert runs.found_again() is None
+    runs._look()
+    assert runs.found_again() is live.following() is None
     assert (runs.shown(row.key).run.state, runs.ready) == (runs.PAUSED, [])
     with pytest.raises(RuntimeError, match="nothing to end"):
         bpy.ops.neural_fields.cancel_run(run=row.key)
