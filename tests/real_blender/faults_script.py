@@ -1,7 +1,7 @@
 """Runs inside a real Blender's window: trains, and does to it what must do no harm; reports.
 
 Its arguments, after ``--``, are a json object: scenarios (names of functions), output, report,
-pictures (a folder), framebuffer (Xvfb's file). The report says what was seen, the test judges it.
+pictures (a folder), framebuffer (Xvfb's file), zip (the extension). The report says what was seen, the test judges it.
 """
 
 from __future__ import annotations
@@ -206,6 +206,21 @@ def reloaded() -> Scenario:
     bpy.ops.script.reload()
     yield 3.0  # some versions do it later
     yield from until(lambda: state() == "paused")
+
+
+def updated() -> Scenario:
+    """The extension is installed anew while it trains."""
+    yield from train()
+    bpy.ops.extensions.package_install_files(
+        filepath=ARGUMENTS["zip"], repo="user_default", enable_on_install=True
+    )
+    yield from until(lambda: not backends())
+    yield 2.0
+    yield from until(lambda: state() == "paused")
+    yield from train()
+    ops.pause()
+    yield from until(lambda: not backends() and state() == "paused")
+    report["updated"] = row().can_go_on
 
 
 def opened() -> Scenario:

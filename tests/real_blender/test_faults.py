@@ -28,6 +28,7 @@ SCENARIOS = (
     "deleted",
     "disabled",
     "reloaded",
+    "updated",
     "opened",
     "left",
 )
@@ -66,6 +67,7 @@ def script(
         "output": str(folder / "out"),
         "report": str(screen / "report.json"),
         "pictures": str(pictures),
+        "zip": str(next(blender.profile.parent.glob("*.zip"))),
         "framebuffer": str(screen / "Xvfb_screen0"),
     }
     command = ["xvfb-run", "-a", "-s", f"-screen 0 1280x800x24 -fbdir {screen}", blender.program]
@@ -142,6 +144,10 @@ def test_disabling_and_reloading_end_the_training(told: dict[str, Any]) -> None:
         {"running": True, "backends": 1},
         {"running": False, "backends": 0},
     )
+
+
+def test_updating_ends_the_training(told: dict[str, Any]) -> None:
+    assert told["updated"]
 
 
 def test_another_file_leaves_it_where_that_was_asked_for(told: dict[str, Any]) -> None:
