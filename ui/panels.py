@@ -125,6 +125,7 @@ class NEURAL_FIELDS_PT_job(SidebarPanel, bpy.types.Panel):
             self._draw_bar(column, found.name, status or Status(""))
             buttons = column.row(align=True)
             buttons.operator("neural_fields.pause_run", icon="PAUSE").run = found.key
+            buttons.operator("neural_fields.cancel_run", icon="CANCEL").run = found.key
             if status is not None:
                 draw_lines(column, context, status.text)
 

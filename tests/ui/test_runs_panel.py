@@ -154,8 +154,8 @@ def test_a_training_that_was_found_again_shows_its_progress(context) -> None:
     panels.NEURAL_FIELDS_PT_job.draw(fake, context)
     assert bars[0][0] == "a rün"
     assert bars[0][1].fraction == 0.5
-    assert lines[0] == "[pause_run]"
-    assert " ".join(lines[1:]) == "Training: 25.5 dB, 1 min left, 1 M samples/s"
+    assert lines[:2] == ["[pause_run]", "[cancel_run]"]
+    assert " ".join(lines[2:]) == "Training: 25.5 dB, 1 min left, 1 M samples/s"
 
 
 @pytest.mark.parametrize("error", ["", "killed"])
