@@ -26,11 +26,13 @@ def main() -> int:
         return doctor.refuse(error)
     try:
         status = command_line.run(sys.argv[1:])
+    except BrokenPipeError:  # who read it has seen enough
+        status = 1
+    try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        # who read it has seen enough; at exit nothing more is written
+    except OSError:
+        # it has been told; at exit nothing more is written
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     return status
 
 

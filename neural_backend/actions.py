@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -32,6 +33,7 @@ from .extraction import (
     surface_colors,
     topology,
 )
+from .extraction.meshing import Report
 from .extraction.surface import Volume
 from .fields.radiance import RadianceField
 from .fields.surface_radiance import SurfaceRadianceField
@@ -221,13 +223,15 @@ def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, in
         BadInput: the run or the views of its field cannot be read, it has no surface, or the file
             cannot be written.
     """
-    path = mesh_file.check_output(output, settings.mesh_texture > 0)
-    run = runs.open_run(run_folder)
-    try:
-        found = meshing.meshed(_volume(run, settings.mesh_resolution), settings)
-    except BadInput as error:
-        raise BadInput(f"{run_folder}: {error}") from None
-    mesh_file.write(path, found.moved(np.linalg.inv(run.field_from_world)))
+    with _no_folder_left(output), progress.StagesBar() as bar:
+        path = mesh_file.check_output(output, settings.mesh_texture > 0)
+        run = runs.open_run(run_folder)
+        try:
+            volume = _volume(run, settings.mesh_resolution, bar)
+            found = meshing.meshed(volume, settings, bar)
+        except BadInput as error:
+            raise BadInput(f"{run_folder}: {error}") from None
+        mesh_file.write(path, found.moved(np.linalg.inv(run.field_from_world)))
     return {
         "vertices": len(found.vertices),
         "faces": len(found.faces),
@@ -246,22 +250,37 @@ def volume_file(run_folder: str, output: str, resolution: int) -> int:
         BadInput: the run cannot be read, its field has no density or is empty, or the file cannot
             be written.
     """
-    path = protocol.output_file(output, voxels.WRITTEN)
-    run = runs.open_run(run_folder)
-    if not isinstance(run.field, RadianceField) or run.grid is None:
-        raise BadInput(
-            f"{run_folder}: a signed distance has no density to make a volume of; extract its mesh"
-        )
-    try:
-        found = radiance_volume.sampled(run.field, run.grid, run.field_from_world, resolution)
-    except BadInput as error:
-        raise BadInput(f"{run_folder}: {error}") from None
-    voxels.write(path, found)
+    with _no_folder_left(output):
+        path = protocol.output_file(output, voxels.WRITTEN)
+        run = runs.open_run(run_folder)
+        if not isinstance(run.field, RadianceField) or run.grid is None:
+            raise BadInput(
+                f"{run_folder}: a signed distance has no density to make a volume of; extract its "
+                "mesh"
+            )
+        try:
+            found = radiance_volume.sampled(run.field, run.grid, run.field_from_world, resolution)
+        except BadInput as error:
+            raise BadInput(f"{run_folder}: {error}") from None
+        voxels.write(path, found)
     return len(found.index)
 
 
-def _volume(run: OpenRun, resolution: int) -> Volume:
-    """A run's field as extraction sees it."""
+@contextlib.contextmanager
+def _no_folder_left(output: str) -> Iterator[None]:
+    """Where what is inside fails, no empty folder is left that it has made for its output."""
+    missing = [folder for folder in pathlib.Path(output).parents if not folder.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that something was written into stays
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
+def _volume(run: OpenRun, resolution: int, report: Report = lambda what, done, of: None) -> Volume:
+    """A run's field as extraction sees it; for ``report`` see ``meshing.meshed``."""
     colors = None
     if isinstance(run.field, RadianceField):
         colors = surface_colors.of_radiance(run.field, run.kernels)
@@ -273,7 +292,13 @@ def _volume(run: OpenRun, resolution: int) -> Volume:
     assert run.grid is not None
     views = _views(run)
     volume = radiance_surface.volume(
-        run.field, run.grid, run.kernels, views, run.field_from_world, resolution
+        run.field,
+        run.grid,
+        run.kernels,
+        views,
+        run.field_from_world,
+        resolution,
+        functools.partial(report, "measuring depth"),
     )
     return dataclasses.replace(volume, colors=colors)
 
@@ -302,8 +327,9 @@ def render(run_folder: str, cameras: str, output: str, passes: bool = False) -> 
     run = runs.open_run(run_folder)
     render_passes = _passes(run, run_folder) if passes else None
     views = transforms.read(cameras, images.image_size, images=False).views
-    files = sequence.write(output, views, lambda view: _picture(run, view), render_passes)
-    return sum(1 for _ in progress.over(files, len(views), "rendering"))
+    with _no_folder_left(str(pathlib.Path(output, "any"))):
+        files = sequence.write(output, views, lambda view: _picture(run, view), render_passes)
+        return sum(1 for _ in progress.over(files, len(views), "rendering"))
 
 
 def _passes(run: OpenRun, run_folder: str) -> sequence.RenderPasses:

@@ -28,6 +28,17 @@ _Run = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
 
 def run(arguments: list[str]) -> int:
     """Do what the arguments say; returns the exit status."""
+    status = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _cannot_print(error)
+    return status
+
+
+def _run(arguments: list[str]) -> int:
     command: Command | None = None
     place = launcher.place()
     try:
@@ -53,7 +64,17 @@ def run(arguments: list[str]) -> int:
         _say("cancelled")
         return protocol.EXIT_FAILED
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
+            try:  # where nothing can be printed, that is what is wrong
+                print(flush=True)
+            except OSError:
+                return _cannot_print(error)
         return _fail(command, error)
+
+
+def _cannot_print(error: OSError) -> int:
+    _say(f"standard output: cannot be written ({error.strerror}); free some space")
+    return protocol.EXIT_FAILED
 
 
 def _fail(command: Command | None, error: Exception) -> int:

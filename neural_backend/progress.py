@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Self, TypeVar
 
@@ -11,7 +13,7 @@ import tqdm
 from . import protocol
 
 Item = TypeVar("Item")
-_LINE_EVERY = 10.0  # seconds of training
+_LINE_EVERY = 10.0  # seconds
 
 
 def _options() -> dict[str, Any]:
@@ -21,14 +23,22 @@ def _options() -> dict[str, Any]:
 
 def over(items: Iterable[Item], count: int, what: str) -> Iterator[Item]:
     """Pass items on with a bar that counts them."""
-    return iter(tqdm.tqdm(items, desc=what, total=count, **_options()))
+    with CountingBar(what) as bar:
+        for done, item in enumerate(items, 1):
+            bar(done, count)
+            yield item
 
 
 class CountingBar:
-    """Shows how many of how many are done; call it with both."""
+    """Shows how many of how many are done; call it with both.
+
+    Where there is no console it says so in a line now and then.
+    """
 
     def __init__(self, what: str) -> None:
+        self._what = what
         self._bar = tqdm.tqdm(desc=what, **_options())
+        self._began = self._told = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -39,6 +49,33 @@ class CountingBar:
     def __call__(self, done: int, of: int) -> None:
         self._bar.total = of
         self._bar.update(done - self._bar.n)
+        now = time.monotonic()
+        if self._bar.disable and done < of and now >= self._told + _LINE_EVERY:
+            self._told = now
+            left = protocol.in_words((now - self._began) * (of - done) / max(done, 1))
+            print(f"{self._what}: {done} of {of}, {left} left", file=sys.stderr, flush=True)
+
+
+class StagesBar:
+    """Shows the stages of a work one after the other; call it with what is done, how many are, and
+    of how many."""
+
+    def __init__(self) -> None:
+        self._stage = contextlib.ExitStack()
+        self._what = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._stage.close()
+
+    def __call__(self, what: str, done: int, of: int) -> None:
+        if what != self._what:
+            self._stage.close()
+            self._what = what
+            self._bar = self._stage.enter_context(CountingBar(what))
+        self._bar(done, of)
 
 
 class TrainingBar:

@@ -51,6 +51,9 @@ _WORLD = "world"
 PASS_KEYS = {"depth": "depth_file_path", "normal": "normal_file_path", "mask": "mask_path"}
 """A frame's keys: nerfstudio's, and for the normals, of which it knows nothing, one like them."""
 _FARTHEST = 1e9  # scene units: single precision still tells the pixels' rays apart
+_LENS = {"k1": 2, "k2": 4, "k3": 6, "p1": 1, "p2": 1}
+"""OpenCV's distortion, and with which power of the distance from the image's middle it grows."""
+_MOST_DISTORTED = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -531,8 +534,16 @@ def _intrinsics(
     if fl_x is None or fl_y is None or fl_x <= 0.0 or fl_y <= 0.0:
         raise BadInput(f"{where}: no focal length; give fl_x (pixels) or camera_angle_x (radians)")
     cx, cy = number("cx"), number("cy")
-    lens = {key: number(key) or 0.0 for key in ("k1", "k2", "k3", "p1", "p2")}
+    lens = {key: number(key) or 0.0 for key in _LENS}
     cx, cy = w / 2 if cx is None else cx, h / 2 if cy is None else cy
+    far = math.hypot(max(abs(cx), abs(w - cx)) / fl_x, max(abs(cy), abs(h - cy)) / fl_y)
+    far = min(far, _FARTHEST)
+    for key, power in _LENS.items():
+        if abs(lens[key]) * far**power > _MOST_DISTORTED:
+            raise BadInput(
+                f"{where}.{key}: {lens[key]:g} moves the image's corner {_MOST_DISTORTED:g} times "
+                "as far from its middle or more; calibrate the lens again"
+            )
     return Intrinsics(int(w), int(h), fl_x, fl_y, cx, cy, **lens)
 
 
@@ -546,7 +557,7 @@ def _bounds(
     if "aabb" in content:
         return _box(content["aabb"], f"{path}: aabb"), None
     if "scale" in content or "offset" in content or "aabb_scale" in content:
-        where = f"{path}: scale, offset"
+        where = f"{path}: scale, offset, aabb_scale"
         scale = _number(content, {}, "scale", str(path)) or _NGP_SCALE
         aabb_scale = _number(content, {}, "aabb_scale", str(path)) or 1.0
         side = aabb_scale / abs(scale)
@@ -554,7 +565,7 @@ def _bounds(
         centre = (0.5 - offset) / scale
         # more than the unit cube is asked for where there are surroundings
         focus = bounds_of_cameras(views) if aabb_scale > 1.0 else None
-        return np.stack([centre - side / 2, centre + side / 2]), focus
+        return _box([centre - side / 2, centre + side / 2], where), focus
     if set(content) <= {"camera_angle_x", "camera_angle_y", "frames"}:
         half = np.full(3, _SYNTHETIC_HALF_SIZE)
         return np.stack([-half, half]), None
@@ -569,6 +580,8 @@ def _box(value: Any, where: str, finite: bool = True) -> Matrix:
     good = box.shape == (2, 3) and not np.isnan(box).any() and bool((box[1] >= box[0]).all())
     if not good or (finite and (not np.isfinite(box).all() or np.ptp(box) == 0.0)):
         raise BadInput(f"{where}: not a box of two corners; export the dataset again")
+    if finite and np.abs(box).max() > _FARTHEST:
+        raise BadInput(f"{where}: a box beyond {_FARTHEST:g} units; export the dataset again")
     return box
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -98,10 +99,19 @@ def all_around(field_from_world: Matrix) -> tuple[View, ...]:
 
 
 class DepthMaps:
-    """How deep the light of all pixels of some cameras gets, infinite where it goes through."""
+    """How deep the light of all pixels of some cameras gets, infinite where it goes through.
+
+    Args:
+        report: called after each camera with the number done and the number of all.
+    """
 
     def __init__(
-        self, field: RadianceField, grid: OccupancyGrid, kernels: Kernels, cameras: Cameras
+        self,
+        field: RadianceField,
+        grid: OccupancyGrid,
+        kernels: Kernels,
+        cameras: Cameras,
+        report: Callable[[int, int], None] = lambda done, of: None,
     ):
         self._cameras = cameras
         self._maps = []
@@ -109,6 +119,7 @@ class DepthMaps:
             origins, directions = cameras.pixel_rays(view)
             far, _ = stops(field, grid, kernels, (origins, directions), np.zeros(0))
             self._maps.append(far * (directions @ -cameras.rotations[view][:, 2]))
+            report(view + 1, len(cameras.origins))
 
     def fused(self, points: Tensor, truncation: float) -> tuple[Tensor, Tensor]:
         """Truncated signed distances that the maps agree on.

@@ -33,7 +33,9 @@ _NUDGE = 1e-3
 
 
 @torch.no_grad()
-def extract(volume: Volume, resolution: int) -> tuple[Points, Faces, float]:
+def extract(
+    volume: Volume, resolution: int, report: Callable[[int, int], None] = lambda done, of: None
+) -> tuple[Points, Faces, float]:
     """Extract the surface of ``volume`` in the unit box.
 
     Where the surface leaves the unit box it is closed along the box's wall. Components that are
@@ -42,6 +44,7 @@ def extract(volume: Volume, resolution: int) -> tuple[Points, Faces, float]:
     Args:
         resolution: cells along the longest side of the surface's bounds, as the coarse passes
             find them.
+        report: called after each slab with the number done and the number of all.
 
     Returns:
         [M, 3] vertices, float64, in the unit box; [K, 3] faces, counter-clockwise seen from
@@ -55,7 +58,7 @@ def extract(volume: Volume, resolution: int) -> tuple[Points, Faces, float]:
     # a margin, as the coarse pass sees no more than its cells; one layer further out is sealed
     low, high = (low - 2.0 * cell).clip(0.0, 1.0), (high + 2.0 * cell).clip(0.0, 1.0)
     points = np.ceil((high - low) / cell - 1e-9).astype(np.int64) + 1
-    vertices, faces = _march(_Lattice(volume, low, cell, points))
+    vertices, faces = _march(_Lattice(volume, low, cell, points), report)
     if len(faces) == 0:
         raise no_surface()
     # what lies beyond the box was sealed one layer out: back onto its wall
@@ -183,7 +186,7 @@ class _Lattice:
             moved[(place < 1) | (place > self.points[axis])] = -limit
 
 
-def _march(lattice: _Lattice) -> tuple[Points, Faces]:
+def _march(lattice: _Lattice, report: Callable[[int, int], None]) -> tuple[Points, Faces]:
     """Vertices [M, 3], in cells from point 0, and faces [K, 3] of the surface in a lattice.
 
     One slab after the other: tiles of a slab are views of one array, and slabs share the values
@@ -209,4 +212,5 @@ def _march(lattice: _Lattice) -> tuple[Points, Faces]:
                         tile, 0.0, gradient_direction="ascent"
                     )
                     parts.add(vertices, faces, (layer * _BRICK, y, z), _TILE)
+        report(layer // layers + 1, int(tiles[0]))
     return parts.joined()

@@ -36,6 +36,7 @@ def volume(
     views: tuple[View, ...],
     field_from_world: Matrix,
     resolution: int,
+    report: Callable[[int, int], None] = lambda done, of: None,
 ) -> Volume:
     """What extraction needs of a radiance field.
 
@@ -46,6 +47,7 @@ def volume(
     Args:
         views: that the field was trained on, or some from all around.
         resolution: cells along the longest side of the surface.
+        report: called after each depth map with the number done and the number of all.
     """
     cells = grid.inner.nonzero()
     if len(cells) == 0:
@@ -56,7 +58,7 @@ def volume(
         return Cameras(depth.chosen(views, side), field_from_world, kernels.device)
 
     level, error = clear_level(field, grid, kernels, cameras(_LEVEL_PIXELS))
-    maps = DepthMaps(field, grid, kernels, cameras(min(resolution, _MOST_PIXELS)))
+    maps = DepthMaps(field, grid, kernels, cameras(min(resolution, _MOST_PIXELS)), report)
     truncation = _TRUNCATION * edge / resolution
     # among their surroundings cameras may stand in a room, whose walls are a cavity
     if error > _CLEAR:

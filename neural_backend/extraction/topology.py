@@ -99,10 +99,7 @@ def manifold(vertices: Points, faces: Faces) -> tuple[Points, Faces]:
 
     Faces that lie back to back on the same corners are left out, and such without an area.
     """
-    ordered = np.sort(faces, axis=1)
-    _, which, many = np.unique(ordered, axis=0, return_inverse=True, return_counts=True)
-    whole = (np.diff(ordered, axis=1) > 0).all(axis=1)
-    faces = faces[whole & (many[which.ravel()] % 2 == 1)]
+    faces = _single(faces)
     for _ in range(_ROUNDS):
         order, first, sides = _sides(faces)
         many = sides > 2
@@ -123,6 +120,31 @@ def manifold(vertices: Points, faces: Faces) -> tuple[Points, Faces]:
     _, some = np.unique(side, return_index=True)
     vertices, faces = vertices[faces.ravel()[some]], side.reshape(-1, 3).astype(np.int64)
     return _drawn_apart(vertices, faces), faces
+
+
+def _single(faces: Faces) -> Faces:
+    """The faces without those that lie back to back with another, and those without an area.
+
+    What remains has each edge as often in one direction as in the other, if all have.
+    """
+    ordered = np.sort(faces, axis=1)
+    whole = (np.diff(ordered, axis=1) > 0).all(axis=1)
+    faces, ordered = faces[whole], ordered[whole]
+    vertices = int(faces.max(initial=0)) + 1
+    _, edge = np.unique(ordered[:, 0] * vertices + ordered[:, 1], return_inverse=True)
+    _, which, many = np.unique(
+        edge * vertices + ordered[:, 2], return_inverse=True, return_counts=True
+    )
+    if (many == 1).all():
+        return faces
+    following = faces[np.arange(len(faces)), (faces.argmin(axis=1) + 1) % 3]
+    side = np.where(following == ordered[:, 1], 1, -1)
+    more = np.bincount(which, side, len(many)).astype(np.int64)[which]
+    majority = np.flatnonzero(side == np.sign(more))
+    majority = majority[np.argsort(which[majority], kind="stable")]
+    _, first, place = np.unique(which[majority], return_index=True, return_inverse=True)
+    rank = np.arange(len(majority)) - first[place]
+    return faces[np.sort(majority[rank < np.abs(more[majority])])]
 
 
 def _drawn_apart(vertices: Points, faces: Faces) -> Points:
@@ -180,12 +202,13 @@ def _parted(
 
 def _paired(vertices: Points, faces: Faces, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """[P, 2] the half-edges [2 P] of one edge, each with its neighbour across the inside."""
-    starts, ends = faces.ravel()[edges], faces[:, [1, 2, 0]].ravel()[edges]
+    face, corner = edges // 3, edges % 3
+    starts, ends, apexes = (faces[face, (corner + turn) % 3] for turn in range(3))
     low, high = min(starts[0], ends[0]), max(starts[0], ends[0])
     axis = vertices[high] - vertices[low]
     across = np.cross(axis, np.eye(3)[np.abs(axis).argmin()])
     up = np.cross(axis, across) / max(np.linalg.norm(axis), 1e-300)
-    around = vertices[faces[:, [2, 0, 1]].ravel()[edges]] - vertices[low]
+    around = vertices[apexes] - vertices[low]
     turn = np.argsort(np.arctan2(around @ up, around @ across))
     # seen along the edge, the inside follows the faces that have the edge backwards
     backwards = starts[turn] == high

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import imageio.v3
 import numpy as np
@@ -349,6 +350,46 @@ def test_a_reader_that_has_seen_enough_is_no_fault(trained):
     assert process.stderr.read() == ""
     assert process.wait(timeout=120) == 1
     process.stderr.close()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize("arguments", [["--help"], ["doctor", "--json"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_is_told_in_one_line(arguments, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "neural_backend", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("standard output: cannot be written (No space left on device)")
+    assert done.returncode == protocol.EXIT_FAILED
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["mesh", "--output", "a.ply"], ["volume", "--output", "a.npz"], ["render", "--output", "b"]],
+    ids=["mesh", "volume", "render"],
+)
+def test_what_is_refused_leaves_no_folder(capsys, tmp_path, trained, arguments, monkeypatch):
+    command, flag, name = arguments
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    output = kept / "new" / "newer" / name
+    run = tmp_path
+    if command == "render":
+        view = View("a.png", np.eye(4), Intrinsics(8, 8, 8.0, 8.0, 4.0, 4.0))
+        transforms.write_cameras(tmp_path / "cameras.json", (view,))
+        arguments = [*arguments, "--cameras", tmp_path / "cameras.json"]
+        run, full = trained, OSError("No space left on device")
+        monkeypatch.setattr("neural_backend.actions._picture", Mock(side_effect=full))
+    refused(capsys, command, run, flag, output, *arguments[3:])
+    assert kept.is_dir()
+    assert not list(kept.iterdir())
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_starts_again(tmp_path, ball, trained):

@@ -16,7 +16,31 @@ def test_without_a_console_there_are_no_bars(capsys):
         for done in range(1, 4):
             counting(done, 3)
     assert list(progress.over([1, 2, 3], 3, "rendering")) == [1, 2, 3]
+    with progress.StagesBar() as stages:
+        stages("extracting", 1, 2)
+        stages("baking", 1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_without_a_console_what_takes_long_is_told_now_and_then(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 4))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.over(range(7), 7, "rendering")) == list(range(7))
+    assert capsys.readouterr().err.splitlines() == [
+        "rendering: 3 of 7, 16 s left",
+        "rendering: 6 of 7, 4 s left",
+    ]
+
+
+def test_stages_are_shown_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Console())
+    with progress.StagesBar() as bar:
+        for what in ("extracting", "baking"):
+            for done in (1, 2):
+                bar(what, done, 2)
+    shown = sys.stderr.getvalue()
+    assert shown.count("extracting: 100%") == shown.count("baking: 100%") == 1
+    assert shown.index("extracting: 100%") < shown.index("baking:")
 
 
 def test_without_a_console_a_training_tells_its_warnings_and_its_end(capsys):

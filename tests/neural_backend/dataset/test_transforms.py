@@ -225,6 +225,12 @@ def test_instant_ngp(tmp_path):
     assert read(tmp_path, content | {"aabb_scale": 1}).focus is None
 
 
+def test_a_long_lens_may_have_large_coefficients(tmp_path):
+    """What a coefficient means depends on how far from the middle the image goes."""
+    content = {"w": 800, "h": 600, "fl_x": 20000.0, "k1": 12.0, "k2": -9e3, "frames": [frame()]}
+    assert read(tmp_path, content).views[0].intrinsics.k2 == -9e3
+
+
 def test_nerfstudio_has_intrinsics_a_frame_and_lists_of_splits(tmp_path):
     content = {
         "camera_model": "OPENCV",
@@ -320,6 +326,8 @@ NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
         (GOOD | {"fl_x": -3, "frames": [frame()]}, "no focal length"),
         (GOOD | {"fl_x": "wide", "frames": [frame()]}, r"frames\[0\]\.fl_x"),
         (GOOD | {"k1": True, "frames": [frame()]}, r"frames\[0\]\.k1"),
+        (GOOD | {"k1": 1e9, "frames": [frame()]}, r"frames\[0\]\.k1: 1e\+09 moves"),
+        (GOOD | {"k3": -1e9, "fl_x": 1e-300, "frames": [frame()]}, r"frames\[0\]\.k3"),
         (GOOD | {"cx": math.inf, "frames": [frame()]}, r"frames\[0\]\.cx"),
         (GOOD | {"w": 1e9, "frames": [frame()]}, r"frames\[0\]\.w, h"),
         (GOOD | {"w": 0, "frames": [frame()]}, r"frames\[0\]\.w, h"),
@@ -328,6 +336,10 @@ NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
         (GOOD | {"aabb": [[1, 1, 1], [0, 0, 0]], "frames": [frame()]}, "aabb"),
         (GOOD | {"aabb": "big", "frames": [frame()]}, "aabb"),
         (GOOD | {"neural_fields": {"bounds": [[0] * 3] * 2}, "frames": [frame()]}, "bounds"),
+        (GOOD | {"aabb": [[0] * 3, [1e10] * 3], "frames": [frame()]}, "aabb: a box beyond 1e"),
+        (GOOD | {"aabb_scale": 1e30, "frames": [frame()]}, "aabb_scale: a box beyond 1e"),
+        (GOOD | {"scale": 1e-30, "frames": [frame()]}, "scale"),
+        (GOOD | {"aabb_scale": -1, "frames": [frame()]}, "aabb_scale: not a box"),
         (GOOD | {"scale": "x", "frames": [frame()]}, "scale"),
         (GOOD | {"frames": [frame(depth_file_path=3)], **TOLD}, r"frames\[0\]\.depth_file_path"),
         (GOOD | {"frames": [frame(mask_path="a\0.png")]}, r"frames\[0\]\.mask_path"),

@@ -25,10 +25,10 @@ def places(points, normals, cell):
     return points.astype(np.float32)
 
 
-def meshed(field, colors=None, **settings):
+def meshed(field, colors=None, report=lambda *told: None, **settings):
     volume = from_signed_distance(field, CPU, colors=colors)
     knobs = {f"mesh_{name}": value for name, value in settings.items()}
-    return meshing.meshed(volume, ResultSettings(mesh_resolution=64, **knobs))
+    return meshing.meshed(volume, ResultSettings(mesh_resolution=64, **knobs), report)
 
 
 @pytest.mark.parametrize(("field", "components"), [(torus, 1), (two_balls, 2)])
@@ -55,6 +55,23 @@ def test_colours_are_on_vertices_or_in_a_texture():
     textured = meshed(torus, places, faces=1500, texture=128)
     assert textured.colors is None
     assert textured.texture.color.shape == textured.texture.normal.shape == (128, 128, 3)
+
+
+def test_it_is_told_how_far_the_work_is(monkeypatch):
+    monkeypatch.setattr(meshing, "_PART", 5000)
+    told = {}
+    report = lambda what, done, of: told.setdefault(what, []).append(done / of)  # noqa: E731
+    mesh = meshed(torus, places, report, faces=1500, texture=128)
+    assert list(told) == ["extracting", "baking normals", "baking colours"]
+    for shares in told.values():
+        assert len(shares) > 1
+        assert shares == sorted(shares)
+        assert shares[-1] == 1.0
+    # in parts it is the same
+    monkeypatch.setattr(meshing, "_PART", 1 << 18)
+    whole = meshed(torus, places, faces=1500, texture=128)
+    np.testing.assert_array_equal(mesh.texture.color, whole.texture.color)
+    np.testing.assert_array_equal(mesh.texture.normal, whole.texture.normal)
 
 
 def test_a_part_that_is_small_and_no_haze_stays():

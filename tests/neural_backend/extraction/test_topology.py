@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import skimage.measure
 import trimesh
 
 from neural_backend.extraction import decimation, topology
@@ -41,9 +42,12 @@ def test_boxes_that_touch_are_taken_apart(low, edges):
 
 def test_faces_back_to_back_go():
     vertices, faces = box([0, 0, 0], [1, 1, 1])
-    faces = np.concatenate([faces, [[0, 1, 2], [2, 1, 0], [3, 3, 4]]])
-    _, kept = topology.manifold(vertices, faces)
+    back_to_back = [[0, 1, 2], [2, 1, 0], [3, 3, 4], faces[0], faces[0, ::-1]]
+    vertices, kept = topology.manifold(vertices, np.concatenate([back_to_back, faces]))
     assert len(kept) == 12
+    mesh = trimesh.Trimesh(vertices, kept, process=False)
+    assert mesh.is_watertight
+    assert mesh.volume == pytest.approx(1.0)
 
 
 def test_components_and_borders_are_counted():
@@ -72,3 +76,19 @@ def test_decimation_keeps_a_closed_surface_closed():
     same, all_faces = decimation.decimated(vertices, faces, len(faces))
     assert same is vertices
     assert all_faces is faces
+
+
+def crumpled(faces):
+    """Closed surfaces of mere noise, decimated until they fold up."""
+    noise = np.random.default_rng(0).normal(size=(24, 24, 24))
+    values = np.pad(noise, 1, constant_values=-1.0).astype(np.float32)
+    vertices, triangles, _, _ = skimage.measure.marching_cubes(values, 0.0)
+    return decimation.decimated(vertices, triangles.astype(np.int64), faces)
+
+
+@pytest.mark.parametrize("faces", [30000, 10000])
+def test_what_folds_up_stays_closed_and_has_no_more_faces_than_asked_for(faces):
+    vertices, triangles = crumpled(faces)
+    assert 0.75 * faces < len(triangles) <= faces
+    assert topology.boundary_edges(triangles) == 0
+    assert trimesh.Trimesh(vertices, triangles, process=False).is_winding_consistent
