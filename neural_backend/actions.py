@@ -49,6 +49,8 @@ from .training.sdf import Reference
 _COMPARED_RESOLUTION = 256
 _TIMES = 4
 """How much larger than it is a difference of pictures is shown."""
+_OTHER_SIZE = 20.0
+"""A reference is so many times larger or smaller than what a run holds only by mistake."""
 
 
 @contextlib.contextmanager
@@ -78,7 +80,8 @@ def evaluate(
         former two.
 
     Raises:
-        BadInput: the run, or what it is compared with, cannot be read.
+        BadInput: the run, or what it is compared with, cannot be read, or the reference is of
+            another place or scale.
     """
     if views < 0:
         raise BadInput(f"views is {views}: give at least 0")
@@ -183,6 +186,7 @@ def _surface_scores(
     """How far a run's surface is from a mesh's; of that, where views are given, what they see."""
     reference = Reference(path, run.field_from_world)
     low, high = reference.vertices.min(axis=0), reference.vertices.max(axis=0)
+    _check_place(run, path, np.stack([low, high]))
     volume = _volume(run, _COMPARED_RESOLUTION)
     vertices, faces, _ = marching_cubes.extract(volume, _COMPARED_RESOLUTION)
     eyes = [(run.field_from_world @ view.world_from_camera)[:3, 3] for view in views]
@@ -201,6 +205,32 @@ def _surface_scores(
         return values
     iou = comparison.intersection_over_union(signed, reference.distance, low, high, run.device)
     return {"iou": iou, **values}
+
+
+def _check_place(run: OpenRun, path: pathlib.Path, box: npt.NDArray) -> None:
+    """Make sure that a mesh may be what a run's field stands for.
+
+    Args:
+        box: [2, 3] its lowest and highest corner in field space.
+
+    Raises:
+        BadInput: it lies elsewhere, or is of quite another size.
+    """
+    around = run.grid is not None and run.grid.contracted
+    half = 0.5 * (transforms.INNER if around else 1.0)
+    field = np.array([[0.5 - half] * 3, [0.5 + half] * 3])
+    apart = (box[0] > field[1]).any() or (box[1] < field[0]).any()
+    size = float((box[1] - box[0]).max()) / (2.0 * half)
+    if apart or not 1.0 / _OTHER_SIZE < size < _OTHER_SIZE:
+        world_from_field = np.linalg.inv(run.field_from_world)
+        spans = []
+        for corners in (box, field):
+            moved = corners @ world_from_field[:3, :3].T + world_from_field[:3, 3]
+            spans.append(" to ".join(f"({', '.join(f'{x:.3g}' for x in each)})" for each in moved))
+        raise BadInput(
+            f"{path}: reaches from {spans[0]}, but what the run holds is from {spans[1]}; give a "
+            "reference of the same place and scale"
+        )
 
 
 def _signed_distance(run: OpenRun) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -469,6 +469,19 @@ def test_other_folders_and_checkpoints_are_refused(capsys, tmp_path, trained):
     )
 
 
+@pytest.mark.parametrize("change", [{"scale": 100.0}, {"scale": 0.01}, {"move": 40.0}])
+def test_a_reference_of_another_place_or_scale_is_refused(capsys, tmp_path, trained, ball, change):
+    mesh = trimesh.load(ball)
+    middle = mesh.bounds.mean(axis=0)
+    mesh.vertices = (mesh.vertices - middle) * change.get("scale", 1.0) + middle
+    mesh.vertices += change.get("move", 0.0)
+    mesh.export(tmp_path / "other.ply")
+    line = refused(capsys, "evaluate", trained, "--reference", tmp_path / "other.ply")
+    assert "other.ply: reaches from (" in line
+    # the ball of radius 3 fills .9 of the box
+    assert "is from (6.67, -8.33, -1.33) to (13.3, -1.67, 5.33); give a reference of" in line
+
+
 def test_evaluate_prints_one_json_object(capsys, trained, monkeypatch):
     monkeypatch.setattr("neural_backend.actions._COMPARED_RESOLUTION", 32)
     capsys.readouterr()
