@@ -18,24 +18,36 @@ _CAUTION = 0.9  # a trained field's gradient is a little longer than 1 here and 
 _SHORTEST = 1e-3
 """Of the unit box's edge: rays cross the surface in a step, not in ever smaller ones before it."""
 _REFINEMENTS = 4
+_FINE, _COARSE = 1e-3, 1e-2
+"""Field units over which a normal is taken, and at most where a pixel shows more than that."""
 _CHUNK = 1 << 16
 _GREY = 0.8
 _AMBIENT = 0.15
+_PORTRAIT = 1.5  # edge of the picture, field units
 
 
-def normals(field: SignedDistance, points: torch.Tensor, step: float = 1e-3) -> torch.Tensor:
-    """[N, 3] unit normals of the level sets through ``points`` [N, 3], out of the surface."""
+def normals(
+    field: SignedDistance, points: torch.Tensor, step: torch.Tensor | float = _FINE
+) -> torch.Tensor:
+    """[N, 3] unit normals of the level sets through ``points`` [N, 3], out of the surface.
+
+    Args:
+        step: see ``gradients``; [N], or the same for all.
+    """
     return torch.nn.functional.normalize(gradients(field, points, step), dim=1)
 
 
-def gradients(field: SignedDistance, points: torch.Tensor, step: float) -> torch.Tensor:
+def gradients(
+    field: SignedDistance, points: torch.Tensor, step: torch.Tensor | float
+) -> torch.Tensor:
     """[N, 3] gradients at ``points`` [N, 3], by differences over a tetrahedron of that half edge.
 
     Differentiable in the field's parameters, which are asked for four values a point.
     """
     corners = points.new_tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]])
-    values = field((points[:, None] + step * corners).reshape(-1, 3)).reshape(-1, 4)
-    return values @ corners / (4.0 * step)
+    away = step * corners if isinstance(step, float) else step[:, None, None] * corners
+    values = field((points[:, None] + away).reshape(-1, 3)).reshape(-1, 4)
+    return values @ corners / (4.0 * (step if isinstance(step, float) else step[:, None]))
 
 
 @torch.no_grad()
@@ -94,11 +106,24 @@ def trace(
 
 
 @torch.no_grad()
-def shade(field: SignedDistance, origins: torch.Tensor, directions: torch.Tensor) -> torch.Tensor:
-    """[R, 4] sRGB and alpha of rays ([R, 3] both): grey, lit from where the camera stands."""
+def shade(
+    field: SignedDistance,
+    origins: torch.Tensor,
+    directions: torch.Tensor,
+    width: float,
+    spread: float,
+) -> torch.Tensor:
+    """[R, 4] sRGB and alpha of rays ([R, 3] both): grey, lit from where the camera stands.
+
+    Args:
+        width, spread: how wide a pixel is at a ray's origin, and how much more in each unit of
+            length: what is finer has no shades, which would be noise.
+    """
     distance, hit = trace(field, origins, directions)
     points = (origins + distance[:, None] * directions)[hit]
-    facing = (normals(field, points) * -directions[hit]).sum(dim=1).clamp(min=0.0)
+    step = 0.5 * (width + spread * distance[hit]).clamp(2.0 * _FINE, 2.0 * _COARSE)
+    # what is seen faces the eye: a normal that does not is a rough surface's
+    facing = (normals(field, points, step) * directions[hit]).sum(dim=1).abs()
     grey = _GREY * (_AMBIENT + (1.0 - _AMBIENT) * facing)
     pixels = origins.new_zeros(len(origins), 4)
     pixels[hit, :3] = grey[:, None]
@@ -117,10 +142,10 @@ def portrait(field: SignedDistance, size: int, device: torch.device) -> npt.NDAr
         torch.linalg.cross(forward, forward.new_tensor([0.0, 0.0, 1.0])), dim=0
     )
     up = torch.linalg.cross(right, forward)
-    across = (torch.arange(size, device=device) + 0.5) / size * 1.5 - 0.75
+    across = ((torch.arange(size, device=device) + 0.5) / size - 0.5) * _PORTRAIT
     offset = across[None, :, None] * right - across[:, None, None] * up
     origins = (0.5 + offset - 2.0 * forward).reshape(-1, 3)
-    pixels = shade(field, origins, forward.expand_as(origins))
+    pixels = shade(field, origins, forward.expand_as(origins), _PORTRAIT / size, 0.0)
     on_white = pixels[:, :3] * pixels[:, 3:] + 1.0 - pixels[:, 3:]
     return on_white.reshape(size, size, 3).cpu().numpy()
 
@@ -131,7 +156,8 @@ def render_image(
     """[H, W, 4] what a camera sees: sRGB premultiplied by alpha, and alpha, in [0, 1]."""
     cameras = Cameras([view], field_from_world, device)
     parts = (each.split(_CHUNK) for each in cameras.pixel_rays(0))
-    pixels = torch.cat([shade(field, *rays) for rays in zip(*parts, strict=True)])
+    spread = 1.0 / view.intrinsics.fl_x
+    pixels = torch.cat([shade(field, *rays, 0.0, spread) for rays in zip(*parts, strict=True)])
     return pixels.view(view.intrinsics.h, view.intrinsics.w, 4)
 
 

@@ -113,6 +113,24 @@ def test_passes_are_the_ball_s_depth_and_normals_in_the_world():
 def test_a_field_without_a_surface_is_a_transparent_picture():
     origins = torch.tensor([[0.5, 0.5, 3.0]])
     pixels = sphere_tracing.shade(
-        lambda points: torch.ones(len(points)), origins, torch.tensor([[0.0, 0.0, -1.0]])
+        lambda points: torch.ones(len(points)), origins, torch.tensor([[0.0, 0.0, -1.0]]), 0.0, 0.1
     )
     assert pixels.tolist() == [[0.0, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_what_is_finer_than_a_pixel_has_no_shades(parallel):
+    """A field that was hardly trained is rough where the finest cells are not known yet."""
+
+    def rough(points):
+        return points[:, 2] - 0.5 + 1e-3 * torch.sin(2000.0 * points).sum(1)
+
+    x = torch.rand(500, generator=torch.Generator().manual_seed(0))
+    origins = torch.stack([x, x.flip(0), torch.full_like(x, 1.5)], 1)
+    down = torch.tensor([0.0, 0.0, -1.0]).expand_as(origins)
+    greys = []
+    for pixel in (1e-4, 0.02):
+        widths = (pixel, 0.0) if parallel else (0.0, pixel)
+        greys.append(sphere_tracing.shade(rough, origins, down, *widths)[:, 0])
+    assert greys[0].min() < 0.5
+    assert greys[1].min() > 0.75
