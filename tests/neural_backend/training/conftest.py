@@ -19,20 +19,11 @@ from neural_backend import kernels
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 
+from .scenes import around, pixel_rays
+
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCRIPT = pathlib.Path(__file__).parent / "ranks_script.py"
 SIZE, FOCAL, DISTANCE, RADIUS = 32, 40.0, 3.0, 0.8
-
-
-def _pose(index: int, count: int) -> np.ndarray:
-    """[4, 4] a camera that looks at the origin, one of some spread over a sphere."""
-    height, angle = 0.9 * (2 * (index + 0.5) / count - 1), 2.4 * index
-    ring = np.sqrt(1 - height * height)
-    z = np.array([ring * np.cos(angle), ring * np.sin(angle), height])
-    x = np.cross([0.0, 0.0, 1.0], z) / ring
-    pose = np.eye(4)
-    pose[:3] = np.stack([x, np.cross(z, x), z, DISTANCE * z], 1)
-    return pose
 
 
 @pytest.fixture(scope="session")
@@ -40,12 +31,9 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A dataset's folder: a striped ball, 12 views to train on, 4 to test."""
     folder = tmp_path_factory.mktemp("views")
     intrinsics = Intrinsics(SIZE, SIZE, FOCAL, FOCAL, SIZE / 2, SIZE / 2)
-    pixels = (np.arange(SIZE) + 0.5 - SIZE / 2) / FOCAL
-    right, down = np.meshgrid(pixels, pixels)
     views = []
-    for index in range(16):
-        pose = _pose(index, 16)
-        rays = np.stack([right, -down, -np.ones_like(right)], -1) @ pose[:3, :3].T
+    for index, pose in enumerate(around(np.zeros(3), DISTANCE, 16)):
+        rays = pixel_rays(pose, intrinsics)
         rays /= np.linalg.norm(rays, axis=-1, keepdims=True)
         towards = -rays @ pose[:3, 3]
         square = towards**2 - DISTANCE**2 + RADIUS**2

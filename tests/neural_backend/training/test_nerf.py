@@ -21,6 +21,7 @@ from neural_backend.training.nerf import NerfTask, load_field
 from neural_backend.training.scores import Scores
 
 from ..dataset.test_exr import write as write_exr
+from .scenes import around, check_that_it_goes_on_exactly, looking_at, pixel_rays, train
 
 CPU = torch.device("cpu")
 SIZE = 32
@@ -42,20 +43,9 @@ def _small_grid(monkeypatch):
     monkeypatch.setattr(nerf, "RESOLUTION", 32)
 
 
-def look_at(eye):
-    z = (eye - CENTRE) / np.linalg.norm(eye - CENTRE)
-    x = np.cross([0.0, 0.0, 1.0], z)
-    x /= np.linalg.norm(x)
-    pose = np.eye(4)
-    pose[:3] = np.stack([x, np.cross(z, x), z, eye], 1)
-    return pose
-
-
 def ball(pose, intrinsics):
     """[H, W, 4] uint8: a ball whose colour is its normal, ray by ray."""
-    x, y = np.meshgrid(np.arange(intrinsics.w) + 0.5, np.arange(intrinsics.h) + 0.5)
-    right, down = (x - intrinsics.cx) / intrinsics.fl_x, (y - intrinsics.cy) / intrinsics.fl_y
-    d = np.stack([right, -down, -np.ones_like(x)], -1) @ pose[:3, :3].T
+    d = pixel_rays(pose, intrinsics)
     d /= np.linalg.norm(d, axis=-1, keepdims=True)
     offset = pose[:3, 3] - CENTRE
     b = d @ offset
@@ -74,25 +64,16 @@ def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ball")
     intrinsics = Intrinsics(SIZE, SIZE, 40.0, 40.0, SIZE / 2, SIZE / 2)
     views = []
-    for index in range(16):
-        height, angle = 0.9 * (2 * (index + 0.5) / 16 - 1), 2.4 * index
-        ring = math.sqrt(1 - height * height)
-        eye = CENTRE + 3.0 * np.array([ring * math.cos(angle), ring * math.sin(angle), height])
+    for index, pose in enumerate(around(CENTRE, 3.0, 16)):
         split = {3: "val", 11: "val", 6: "test", 13: "test"}.get(index, "train")
-        views.append(View(f"{index}.png", look_at(eye), intrinsics, split))
-        imageio.v3.imwrite(folder / f"{index}.png", ball(views[-1].world_from_camera, intrinsics))
+        views.append(View(f"{index}.png", pose, intrinsics, split))
+        imageio.v3.imwrite(folder / f"{index}.png", ball(pose, intrinsics))
     return Dataset(folder, tuple(views), np.stack([CENTRE - RADIUS, CENTRE + RADIUS]))
 
 
 def task(dataset, settings=SMALL, events=None):
     settings = fit(settings, CPU)
     return NerfTask(settings, dataset, CPU, (events if events is not None else []).append)
-
-
-def train(trained, steps, first=0, of=None):
-    for step in range(first, first + steps):
-        loss = trained.step(step / (of or steps)).loss
-    return float(loss)
 
 
 @pytest.mark.parametrize(
@@ -170,17 +151,7 @@ def test_a_resumed_run_goes_on_exactly(scene, monkeypatch):
     # with updates of the grid on both sides
     monkeypatch.setattr(nerf, "GRID_FROM", 16)
     settings = dataclasses.replace(SMALL, batch=1024)
-    whole = task(scene, settings)
-    train(whole, 40, of=40)
-    first = task(scene, settings)
-    train(first, 20, of=40)
-    state = {name: value.clone() for name, value in first.state().items()}
-    second = task(scene, settings)
-    second.load_state(state)
-    train(second, 20, first=20, of=40)
-    expected = whole.state()
-    for name, value in second.state().items():
-        assert torch.equal(value, expected[name]), name
+    check_that_it_goes_on_exactly(lambda: task(scene, settings), 20)
 
 
 def test_a_run_of_another_kind_of_device_goes_on(scene, monkeypatch):
@@ -211,7 +182,8 @@ def test_a_state_of_other_settings_is_refused(scene):
 
 def test_views_that_will_not_make_a_field_are_told(scene, tmp_path):
     events = []
-    same = [dataclasses.replace(v, world_from_camera=look_at(CENTRE + 3.0)) for v in scene.views]
+    pose = looking_at(CENTRE, CENTRE + 3.0)
+    same = [dataclasses.replace(view, world_from_camera=pose) for view in scene.views]
     task(dataclasses.replace(scene, views=tuple(same)), events=events)
     assert "from one place" in events[0].message
     away = []

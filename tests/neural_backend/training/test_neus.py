@@ -16,6 +16,8 @@ from neural_backend.training import nerf, neus, run
 from neural_backend.training.fitting import fit
 from neural_backend.training.neus import NeusTask
 
+from .scenes import around, check_that_it_goes_on_exactly, pixel_rays, train
+
 CPU = torch.device("cpu")
 SIZE = 48
 CENTRE, RADIUS = np.array([5.0, -2.0, 1.0]), 0.8
@@ -39,15 +41,6 @@ def _small(monkeypatch):
     monkeypatch.setattr(actions, "_COMPARED_RESOLUTION", 64)
 
 
-def look_at(eye):
-    z = (eye - CENTRE) / np.linalg.norm(eye - CENTRE)
-    x = np.cross([0.0, 0.0, 1.0], z)
-    x /= np.linalg.norm(x)
-    pose = np.eye(4)
-    pose[:3] = np.stack([x, np.cross(z, x), z, eye], 1)
-    return pose
-
-
 def bowl(pose, intrinsics):
     """The lower half of a ball, whose colour tells the place, hollowed out.
 
@@ -56,13 +49,11 @@ def bowl(pose, intrinsics):
     Returns:
         [H, W, 4] uint8, and [H, W] planar depth, 0 where it is not.
     """
-    x, y = np.meshgrid(np.arange(intrinsics.w) + 0.5, np.arange(intrinsics.h) + 0.5)
-    right, down = (x - intrinsics.cx) / intrinsics.fl_x, (y - intrinsics.cy) / intrinsics.fl_y
-    d = np.stack([right, -down, -np.ones_like(x)], -1) @ pose[:3, :3].T
+    d = pixel_rays(pose, intrinsics)
     length = np.linalg.norm(d, axis=-1)
     d /= length[..., None]
     eye = pose[:3, 3] - CENTRE
-    nearest = np.full(x.shape, np.inf)
+    nearest = np.full(length.shape, np.inf)
     b = d @ eye
     for radius in (RADIUS, 0.6 * RADIUS):
         inside = b * b - eye @ eye + radius**2
@@ -96,13 +87,10 @@ def scene(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bowl")
     intrinsics = Intrinsics(SIZE, SIZE, 72.0, 72.0, SIZE / 2, SIZE / 2)
     views = []
-    for index in range(18):
-        height, angle = 0.95 - 1.5 * (index + 0.5) / 18, 2.4 * index
-        ring = math.sqrt(1 - height * height)
-        eye = CENTRE + 3.0 * np.array([ring * math.cos(angle), ring * math.sin(angle), height])
+    for index, pose in enumerate(around(CENTRE, 3.0, 18, first=0.95, last=-0.55)):
         split = {3: "val", 6: "test"}.get(index, "train")
-        views.append(View(f"{index}.png", look_at(eye), intrinsics, split))
-        image, depth = bowl(views[-1].world_from_camera, intrinsics)
+        views.append(View(f"{index}.png", pose, intrinsics, split))
+        image, depth = bowl(pose, intrinsics)
         imageio.v3.imwrite(folder / f"{index}.png", image)
         exr.write(folder / f"{index}.exr", {"Y": depth.astype(np.float32)})
     low = CENTRE - RADIUS
@@ -112,12 +100,6 @@ def scene(tmp_path_factory):
 def task(dataset, settings=SMALL, events=None):
     settings = fit(settings, CPU)
     return NeusTask(settings, dataset, CPU, (events if events is not None else []).append)
-
-
-def train(trained, steps, first=0, of=None):
-    for step in range(first, first + steps):
-        loss = trained.step(step / (of or steps)).loss
-    return float(loss)
 
 
 def true_distance(x):
@@ -199,17 +181,7 @@ def test_every_choice_takes_steps(scene, changes):
 
 def test_a_resumed_run_goes_on_exactly(scene):
     settings = dataclasses.replace(SMALL, batch=1024)
-    whole = task(scene, settings)
-    train(whole, 12, of=12)
-    first = task(scene, settings)
-    train(first, 6, of=12)
-    state = {name: value.clone() for name, value in first.state().items()}
-    second = task(scene, settings)
-    second.load_state(state)
-    train(second, 6, first=6, of=12)
-    expected = whole.state()
-    for name, value in second.state().items():
-        assert torch.equal(value, expected[name]), name
+    check_that_it_goes_on_exactly(lambda: task(scene, settings), 6)
 
 
 def test_levels_open_from_the_coarsest_on(scene, monkeypatch):
