@@ -1,11 +1,13 @@
 """The backend's process: which Python runs it, its start, its leash and its end."""
 
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +30,11 @@ _LAST_GRACE = 3.0
 """The same where Blender itself is about to close, and waits."""
 
 _DOCTOR_TIMEOUT = 300.0
+
+# behind a window the backend takes what that leaves: it has all cores to itself but for moments
+_NICENESS = 5
+_CREATION_FLAGS = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+_BEHIND_A_WINDOW = _CREATION_FLAGS | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)
 
 _LONGEST_LINE = 300
 _NOT_SHOWN = "[\\x00-\\x1f\\x7f-\\x9f\ufffd]+"
@@ -136,7 +143,7 @@ class Child:
                 stderr=log,
                 close_fds=True,
                 pass_fds=[claim.fileno()] if claim else [],
-                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+                creationflags=_CREATION_FLAGS if bpy.app.background else _BEHIND_A_WINDOW,
             )
         except OSError as error:
             reason = error.strerror or str(error)
@@ -144,6 +151,9 @@ class Child:
         finally:
             if claim:
                 claim.close()
+        if not (bpy.app.background or sys.platform == "win32"):
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
 
     def status(self) -> int | None:
         """The exit status; None while it runs."""
