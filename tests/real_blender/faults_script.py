@@ -1,7 +1,8 @@
 """Runs inside a real Blender's window: trains, and does to it what must do no harm; reports.
 
 Its arguments, after ``--``, are a json object: scenarios (names of functions), output, report,
-pictures (a folder), framebuffer (Xvfb's file), zip (the extension). The report says what was seen, the test judges it.
+pictures (a folder), framebuffer (Xvfb's file), zip (the extension). The report says what was seen,
+the test judges it.
 """
 
 from __future__ import annotations
