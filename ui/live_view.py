@@ -22,6 +22,8 @@ from ..operators import eye, live, train
 from ..operators.live import Following, History, Picture
 from .panels import SidebarPanel
 
+Colour = tuple[float, ...]
+
 PSNR, LOSS = (0.36, 0.68, 1.0, 1.0), (1.0, 0.62, 0.2, 1.0)
 _TEXT, _FAINT = (0.95, 0.95, 0.95, 1.0), (1.0, 1.0, 1.0, 0.14)
 _BOX = (0.06, 0.06, 0.06, 0.78)
@@ -35,10 +37,9 @@ _LEFT, _RIGHT, _LOW, _HIGH = 40.0, 52.0, 24.0, 44.0
 """Around the curve, within its box. All lengths are in pixels at a scale of 1."""
 
 _handles: list[object] = []
-_texture: gpu.types.GPUTexture | None = None
-_texture_of: tuple[object, ...] = ()
-_plot: _Plot | None = None
-_plot_of_what: tuple[object, ...] = ()
+_texture: tuple[Picture, Colour, gpu.types.GPUTexture] | None = None
+_plot: tuple[History, tuple[float, ...], _Plot] | None = None
+"""What was drawn the last time, and of what."""
 _broken = False
 
 
@@ -82,7 +83,7 @@ def limits(values: npt.NDArray[np.float64], least: float) -> tuple[float, float]
 # --- the field
 
 
-def over(pixels: npt.NDArray[np.uint8], colour: Sequence[float]) -> npt.NDArray[np.float32]:
+def over(pixels: npt.NDArray[np.uint8], colour: Colour) -> npt.NDArray[np.float32]:
     """[H, W, 4] a picture with straight alpha over an opaque colour, the lowest row first."""
     flipped = pixels[::-1].astype(np.float32) / 255.0
     alpha = flipped[..., 3:]
@@ -91,23 +92,23 @@ def over(pixels: npt.NDArray[np.uint8], colour: Sequence[float]) -> npt.NDArray[
     return picture
 
 
-def _behind() -> tuple[float, ...]:
+def _behind() -> Colour:
     """The viewport's own colour where nothing is."""
     gradients = bpy.context.preferences.themes[0].view_3d.space.gradients
     return tuple(gradients.high_gradient[:])
 
 
 def _texture_for(picture: Picture) -> gpu.types.GPUTexture:
-    global _texture, _texture_of
+    global _texture
     behind = _behind()
-    key = (id(picture), behind)
-    if _texture is None or _texture_of != key:
+    if _texture is None or _texture[0] is not picture or _texture[1] != behind:
         pixels = over(picture.pixels, behind)
         h, w = pixels.shape[:2]
         flat: Any = pixels.ravel()
         data = gpu.types.Buffer("FLOAT", pixels.size, flat)
-        _texture, _texture_of = gpu.types.GPUTexture((w, h), format="RGBA16F", data=data), key
-    return _texture
+        texture = gpu.types.GPUTexture((w, h), format="RGBA16F", data=data)
+        _texture = picture, behind, texture
+    return _texture[2]
 
 
 @functools.cache
@@ -162,7 +163,7 @@ class _Words:
     text: str
     x: float
     y: float
-    colour: Sequence[float] = _TEXT
+    colour: Colour = _TEXT
     align: float = 0.0
 
     def draw(self, scale: float) -> None:
@@ -179,7 +180,7 @@ class _Plot:
     def __init__(self, history: History, left: float, bottom: float, scale: float):
         self._scale = scale
         self._words: list[_Words] = []
-        self._lines: list[tuple[gpu.types.GPUBatch, Sequence[float], float]] = []
+        self._lines: list[tuple[gpu.types.GPUBatch, Colour, float]] = []
         width, height = _SIZE[0] * scale, _SIZE[1] * scale
         corners = [(left, bottom), (left + width, bottom)]
         corners += [(x, y + height) for x, y in corners]
@@ -269,12 +270,12 @@ def _polyline() -> gpu.types.GPUShader:
     return gpu.shader.from_builtin("POLYLINE_UNIFORM_COLOR")
 
 
-def _plot_of(history: History, left: float, bottom: float, scale: float) -> _Plot:
-    global _plot, _plot_of_what
-    key = (id(history), history.version, left, bottom, scale)
-    if _plot is None or _plot_of_what != key:
-        _plot, _plot_of_what = _Plot(history, left, bottom, scale), key
-    return _plot
+def _plot_for(history: History, left: float, bottom: float, scale: float) -> _Plot:
+    global _plot
+    key = (history.version, left, bottom, scale)
+    if _plot is None or _plot[0] is not history or _plot[1] != key:
+        _plot = history, key, _Plot(history, left, bottom, scale)
+    return _plot[2]
 
 
 def _free_width(area: bpy.types.Area, region: bpy.types.Region) -> float:
@@ -341,7 +342,7 @@ def _draw_curve(context: bpy.types.Context, following: Following) -> None:
     note = "" if _rectangle(context, following) else translated("updating the view")
     left = right - (_SIZE[0] + _INSET) * scale
     gpu.state.blend_set("ALPHA")
-    _plot_of(following.history, left, _INSET * scale, scale).draw(note)
+    _plot_for(following.history, left, _INSET * scale, scale).draw(note)
 
 
 def _draw(draw: str) -> None:

@@ -17,14 +17,20 @@ Scenario = Iterator[float]
 """Yields the seconds until it goes on."""
 
 
-def picture(framebuffer: str, path: pathlib.Path) -> None:
-    """Save the screen, read from Xvfb's framebuffer, as PNG, [800, 1280]."""
+def screen(framebuffer: str) -> np.ndarray:
+    """[H, W, 3] uint8: the screen, read from Xvfb's framebuffer, the upper row first."""
     data = pathlib.Path(framebuffer).read_bytes()
     header = struct.unpack(">25I", data[:100])
     size, width, height, line, colours = header[0], header[4], header[5], header[12], header[19]
     start = size + 12 * colours
     pixels = np.frombuffer(data[start : start + line * height], np.uint8)
-    pixels = pixels.reshape(height, line // 4, 4)[:, :width, [2, 1, 0]]
+    return pixels.reshape(height, line // 4, 4)[:, :width, [2, 1, 0]]
+
+
+def picture(framebuffer: str, path: pathlib.Path) -> None:
+    """Save the screen as PNG."""
+    pixels = screen(framebuffer)
+    height, width = pixels.shape[:2]
     rgba = np.ones((height, width, 4), np.float32)
     rgba[..., :3] = pixels[::-1] / 255.0
     image = bpy.data.images.new("screen", width, height)

@@ -1,0 +1,73 @@
+"""The live view in the real Blender's window: what is on the screen is what the backend shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from blender_process import ROOT, Blender
+
+SCRIPT = pathlib.Path(__file__).with_name("live_script.py")
+DEMO_SCENE = ROOT / "tools" / "demo_scene.py"
+PICTURES = ROOT / "build" / "screenshots"
+QUICK = {"field": "sdf", "seconds": 300.0, "measured": 8.0}
+FINE = {"field": "nerf", "seconds": 300.0, "measured": 60.0}
+"""Settings of the pictures in the manual: set NEURAL_FIELDS_FINE_PICTURES (`make pictures`)."""
+
+BINS = (0, 12, 20, 50, 100, 200, 500, 10_000)
+
+
+def test_the_field_in_training_is_on_the_screen(blender: Blender, tmp_path: pathlib.Path) -> None:
+    if shutil.which("xvfb-run") is None:
+        pytest.skip("no xvfb-run on the PATH (Debian's package xvfb)")
+    pictures = PICTURES / blender.version
+    pictures.mkdir(parents=True, exist_ok=True)
+    report, scene = tmp_path / "report.json", tmp_path / "scene.blend"
+    blender.run("-b", "--factory-startup", "--python", DEMO_SCENE, "--", scene)
+    arguments = {
+        "output": str(tmp_path / "it"),
+        "report": str(report),
+        "pictures": str(pictures),
+        "framebuffer": str(tmp_path / "Xvfb_screen0"),
+        **(FINE if os.environ.get("NEURAL_FIELDS_FINE_PICTURES") else QUICK),
+    }
+    done = blender.run(
+        *(scene, "--enable-event-simulate"),
+        *("-p", "0", "0", "1280", "800", "--python-exit-code", "1", "--python", SCRIPT),
+        *("--", json.dumps(arguments)),
+        before=["xvfb-run", "-a", "-s", f"-screen 0 1280x800x24 -fbdir {tmp_path}"],
+    )
+    assert report.exists(), done.stdout[-4000:]
+    said = json.loads(report.read_text())
+    assert "failure" not in said, said["failure"]
+    assert "is not drawn" not in done.stdout, done.stdout[-4000:]
+    assert said["error"] == ""
+    for place in ("camera", "own_view", "orthographic", "camera_again"):
+        # gizmos and words lie over a few points
+        assert np.percentile(said["differences"][place], 90) < 4.0, place
+    assert said["went_on"]
+    assert said["renewed"]
+    assert not said["stale_is_shown"], "a view of a camera that has moved"
+
+    assert said["images_before"] == ["Render Result"] or said["images_before"] == []
+    assert said["image"] == ["Neural Fields Live", "FILE", True, False]
+    assert said["image_size"][0] == said["image_size"][1]
+
+    for name, seconds in said["seconds"].items():
+        milliseconds = 1e3 * np.array(seconds)
+        print(f"{name}: median {np.median(milliseconds):.2f} ms, most {milliseconds.max():.1f} ms")
+        assert np.median(milliseconds) < 10.0, name
+    for name, gaps in said["gaps"].items():
+        counts = np.histogram(1e3 * np.array(gaps), BINS)[0]
+        print(f"{name}: gaps in ms of a heartbeat of 10 ms, up to {BINS[1:]}: {counts.tolist()}")
+    assert np.median(said["gaps"]["training"]) < 0.05
+    assert max(said["gaps"]["training"]) < 2.0, "the window stood still while it trained"
+    assert said["eye"]
+    assert said["left"] == [False, False], "nobody looks any more"
+    assert not said["torch"], "torch was loaded in Blender's process"
+    for name in ("camera", "own_view", "orthographic", "image_editor", "ended"):
+        assert (pictures / f"live_{name}.png").stat().st_size > 10_000, name
