@@ -10,6 +10,7 @@ from . import (
     result_panel,
     rig_preview,
     runs_panel,
+    translations,
 )
 
 _CLASSES = (
@@ -27,6 +28,7 @@ def register() -> None:
     for cls in _CLASSES:
         bpy.utils.register_class(cls)
     properties.register()
+    translations.register()
     rig_preview.register()
     live_view.register()
 
@@ -34,6 +36,7 @@ def register() -> None:
 def unregister() -> None:
     live_view.unregister()
     rig_preview.unregister()
+    translations.unregister()
     properties.unregister()
     for cls in reversed(_CLASSES):
         bpy.utils.unregister_class(cls)
