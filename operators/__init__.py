@@ -40,6 +40,8 @@ _CLASSES = tuple(cls for module in _MODULES for cls in module.CLASSES)
 
 def register() -> None:
     for cls in _CLASSES:
+        # lines of a docstring are no lines of a tooltip, and indented or not as Python's version is
+        cls.bl_description = " ".join((cls.__doc__ or "").split())
         bpy.utils.register_class(cls)
     job.register()
     stage.register()

@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_n as marked
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
@@ -72,7 +75,7 @@ def chosen() -> tuple[str, str] | None:
     if value := os.environ.get(VARIABLE, "").strip():
         return value, VARIABLE
     if value := environment.preference("python", "").strip():
-        return bpy.path.abspath(value), "Preferences, Other Python"
+        return bpy.path.abspath(value), marked("Preferences, Other Python")
     return None
 
 
@@ -236,7 +239,7 @@ def _wind_down(child: Child, grace: float) -> Steps[None]:
     child.pull_leash()
     deadline = time.monotonic() + grace
     while child.status() is None and time.monotonic() < deadline:
-        yield Status("Cancelling, what is finished is kept")
+        yield Status(iface("Cancelling, what is finished is kept"))
     if child.status() is None:
         child.end()
 
@@ -303,7 +306,7 @@ def doctor_steps(program: str) -> Steps[dict[str, Any]]:
                         "busy: try again, or see what this Python says in a terminal to -m "
                         "neural_backend doctor"
                     )
-                yield Status("Checking the backend")
+                yield Status(iface("Checking the backend"))
         finally:
             child.end()
         if status != protocol.EXIT_DONE:
@@ -330,9 +333,11 @@ class NEURAL_FIELDS_OT_check_backend(JobOperator, bpy.types.Operator):
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         report = yield from doctor_steps(python())
-        torch = report.get("packages", {}).get("torch", "")
-        device = report.get("device_name", "")
-        return f"The backend is ready: Python {report.get('python')}, torch {torch}, {device}"
+        return rpt("The backend is ready: Python {python}, torch {torch}, {device}").format(
+            python=report.get("python"),
+            torch=report.get("packages", {}).get("torch", ""),
+            device=report.get("device_name", ""),
+        )
 
 
 CLASSES = (NEURAL_FIELDS_OT_check_backend,)

@@ -1,5 +1,7 @@
 """All that a run's settings ask for, extracted and brought into the scene."""
 
+from bpy.app.translations import pgettext_rpt as rpt
+
 from ..neural_backend.config import ResultSettings
 from ..neural_backend.dataset.transforms import View
 from . import results, sequence, volume
@@ -28,10 +30,11 @@ def bring_steps(
     if settings.mesh:
         yield from results.mesh_steps(program, found, settings)
         mesh = results.import_mesh(place.scene, found.mesh, found.name)
-        brought.append(f"mesh {mesh.name}")
+        brought.append(rpt("mesh {name}").format(name=mesh.name))
     if settings.sequence:
         yield from sequence.sequence_steps(program, found, views)
-        brought.append(f"sequence {sequence.import_sequence(found).name}")
+        image = sequence.import_sequence(found)
+        brought.append(rpt("sequence {name}").format(name=image.name))
     if settings.volume:
         yield from volume.volume_steps(program, found, settings)
         brought.append(volume.import_volume(place.scene, found.voxels, found.name).name)

@@ -6,6 +6,8 @@ import tempfile
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend.dataset import transforms
 from ..neural_backend.protocol import BadInput
@@ -27,7 +29,7 @@ def compare_steps(program: str, found: Results, views: int) -> Steps[dict[str, A
     dataset = found.output / folders.DATASET
     if (dataset / transforms.FILE_NAME).is_file():  # where it lay in training may be another place
         arguments += ["--source", str(dataset)]
-    comparing = Status("Rendering the views to compare")
+    comparing = Status(iface("Rendering the views to compare"))
     with tempfile.TemporaryFile() as answer:
         yield from results.extract_steps(
             program, found, "compare", arguments, lambda: comparing, answer
@@ -119,7 +121,8 @@ class NEURAL_FIELDS_OT_compare(JobOperator, bpy.types.Operator):
         show(image)
         psnr = scores.get("psnr")
         measured = "" if psnr is None else f", {psnr:.1f} dB"
-        return f"{image.name}: {scores.get('views')} views{measured}"
+        said = rpt("{name}: {count} views").format(name=image.name, count=scores.get("views"))
+        return said + measured
 
 
 CLASSES = (NEURAL_FIELDS_OT_compare,)

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend.config import DatasetSettings, RigSettings
 from ..neural_backend.dataset import exr, transforms
@@ -68,7 +70,7 @@ def export_steps(
     stage = Stage(place.scene, place.view_layer)
     watch = _Watch(stage)
     try:
-        yield Status("Looking at the scene")
+        yield Status(iface("Looking at the scene"))
         path: tuple[rigs.Shot, ...] = ()
         if rig.kind == "camera_path":
             frames = rigs.path_frames(place.scene, rig.frame_step)
@@ -89,7 +91,7 @@ def export_steps(
             text = _progress(len(plan.shots) - len(shots) + number + 1, len(plan.shots))
             if number:
                 left = (time.monotonic() - began) / number * (len(shots) - number)
-                text += f", {in_words(left)} left"
+                text += ", " + iface("{time} left").format(time=in_words(left))
             elif notes:
                 text += f" ({'; '.join(notes)})"
             status = Status(text, 1.0 - (len(shots) - number) / len(plan.shots))
@@ -112,7 +114,7 @@ def _files(view: transforms.View) -> tuple[str, ...]:
 
 
 def _progress(number: int, count: int) -> str:
-    return f"View {number} of {count}"
+    return iface("View {number} of {count}").format(number=number, count=count)
 
 
 # --- the scene, set up for views ------------------------------------------------------------------
@@ -122,27 +124,29 @@ def _notes(scene: bpy.types.Scene, plan: rigs.Plan, hidden: frozenset[str]) -> l
     """What differs from the scene's own render, for the person to know."""
     notes = []
     if scene.render.use_motion_blur:
-        notes.append("motion blur is off: a field needs sharp views")
+        notes.append(iface("motion blur is off: a field needs sharp views"))
     camera = scene.camera
     if camera is not None and camera.type == "CAMERA" and camera.data.dof.use_dof:
-        notes.append("depth of field is off: a field needs sharp views")
+        notes.append(iface("depth of field is off: a field needs sharp views"))
     if hasattr(scene, "compositing_node_group"):  # from 5.0
         composited = scene.compositing_node_group is not None
     else:
         composited = scene.use_nodes
     if scene.render.use_compositing and composited:
-        notes.append("the compositor is off: it would change each view on its own")
+        notes.append(iface("the compositor is off: it would change each view on its own"))
     editor = scene.sequence_editor
     # renamed in 4.4
     strips = getattr(editor, "strips_all", None) or getattr(editor, "sequences_all", ())
     if scene.render.use_sequencer and len(strips):
-        notes.append("the sequencer is off: it would show its strips in place of the scene")
+        notes.append(iface("the sequencer is off: it would show its strips in place of the scene"))
     if plan.left_out:
-        notes.append(f"too large to be framed: {', '.join(plan.left_out)}")
+        names = ", ".join(plan.left_out)
+        notes.append(iface("too large to be framed: {names}").format(names=names))
     if len(hidden) > len(plan.left_out):
-        notes.append(f"{len(hidden)} objects that are no part of the subject are not shown")
+        said = iface("{count} objects that are no part of the subject are not shown")
+        notes.append(said.format(count=len(hidden)))
     if scene.render.engine == "CYCLES" and scene.cycles.use_denoising and not _denoises():
-        notes.append("the denoiser is off: this Blender was built without it")
+        notes.append(iface("the denoiser is off: this Blender was built without it"))
     return notes
 
 
@@ -429,7 +433,8 @@ def _render_beside_steps(scene: bpy.types.Scene, file: str, status: Status) -> S
             except Cancelled:
                 # Blender ends a render only for its own Esc; this view is the last
                 cancelled = True
-                status = Status("Cancelling after this view (Esc ends it at once)", status.fraction)
+                text = iface("Cancelling after this view (Esc ends it at once)")
+                status = Status(text, status.fraction)
     except RuntimeError as error:
         raise _failed(file, str(error)) from None
     finally:
@@ -648,7 +653,8 @@ class NEURAL_FIELDS_OT_export_dataset(JobOperator, bpy.types.Operator):
         exported = yield from export_steps(
             context, settings.rig, decided, settings.collection, folder
         )
-        return f"{len(exported.views)} views in {folder}"
+        said = rpt("{count} views in {folder}")
+        return said.format(count=len(exported.views), folder=folder)
 
 
 CLASSES = (NEURAL_FIELDS_OT_export_dataset,)

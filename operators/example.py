@@ -10,6 +10,7 @@ from typing import Any
 
 import bmesh
 import bpy
+from bpy.app.translations import pgettext_rpt as rpt
 from mathutils import Euler, Matrix
 
 NAME = "Neural Fields Example"
@@ -110,7 +111,8 @@ class NEURAL_FIELDS_OT_load_example(bpy.types.Operator):
         settings.training.preset = "preview"
         if context.window is not None:
             context.window.scene = scene
-        self.report({"INFO"}, f"{scene.name}: click Train Neural Field to begin")
+        said = rpt("{scene}: click Train Neural Field to begin").format(scene=scene.name)
+        self.report({"INFO"}, said)
         return {"FINISHED"}
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import bpy
 from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_n as marked
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
@@ -43,8 +45,8 @@ def offline_reason() -> str:
     if bpy.app.online_access:
         return ""
     if bpy.app.online_access_override:
-        return "Blender was started with --offline-mode"
-    return "Allow Online Access is off in Preferences > System > Network"
+        return marked("Blender was started with --offline-mode")
+    return marked("Allow Online Access is off in Preferences > System > Network")
 
 
 def install_steps(variant: str, afresh: bool = False) -> Steps[str]:
@@ -91,9 +93,12 @@ def install_steps(variant: str, afresh: bool = False) -> Steps[str]:
         # what another program still has open stays, until the next time
         with contextlib.suppress(BadInput):
             yield from removal_steps([*environment.leftovers(), _cache(root)])
-    text = f"The backend is installed: {build.name}, Python {new.python}, torch {new.torch}"
+    text = rpt("The backend is installed: {build}, Python {python}, torch {torch}").format(
+        build=build.name, python=new.python, torch=new.torch
+    )
     if build.variant in ("cuda", "rocm") and new.device == "cpu":
-        text += "; torch finds no graphics card that it can use, so trainings use the CPU"
+        more = rpt("torch finds no graphics card that it can use, so trainings use the CPU")
+        text += f"; {more}"
     return text
 
 
@@ -119,7 +124,7 @@ def remove_steps() -> Steps[str]:
         environment.pointer().unlink(missing_ok=True)
         yield from removal_steps([*environment.leftovers(), _cache(root)])
         (root / "install.log").unlink(missing_ok=True)
-    return "The backend is removed"
+    return rpt("The backend is removed")
 
 
 def removal_steps(paths: Sequence[pathlib.Path]) -> Steps[None]:
@@ -131,7 +136,7 @@ def removal_steps(paths: Sequence[pathlib.Path]) -> Steps[None]:
     failed: list[OSError] = []
     try:
         for path in paths:
-            yield from _in_slices(_removals(path, failed), Status("Removing files"))
+            yield from _in_slices(_removals(path, failed), Status(iface("Removing files")))
     except GeneratorExit:
         for path in paths:
             _remove_now(path)
@@ -244,7 +249,7 @@ def _made_steps(folder: pathlib.Path, build: Build, old: Installed | None) -> St
     if old is None:
         yield from _empty_steps(folder, log)
     else:
-        yield from _in_slices(_links(old.folder, folder), Status("Copying the environment"))
+        yield from _in_slices(_links(old.folder, folder), Status(iface("Copying the environment")))
     program = str(environment.program_of(folder))
     yield from _pip_steps(program, folder, build, log)
     try:
@@ -293,7 +298,7 @@ def _size_steps(folder: pathlib.Path) -> Steps[int]:
                 sizes.append(os.lstat(os.path.join(inner, name)).st_size)
                 yield
 
-    yield from _in_slices(look(), Status("Checking the backend"))
+    yield from _in_slices(look(), Status(iface("Checking the backend")))
     return sum(sizes)
 
 
@@ -325,7 +330,7 @@ def _answer_steps(command: Sequence[str]) -> Steps[str]:
         until = time.monotonic() + _ASK_TIMEOUT
         try:
             while process.poll() is None and time.monotonic() < until:
-                yield Status("Looking at this machine")
+                yield Status(iface("Looking at this machine"))
         finally:
             if process.poll() is None:
                 process.kill()
@@ -363,7 +368,7 @@ def _empty_steps(folder: pathlib.Path, log: pathlib.Path) -> Steps[None]:
     Raises:
         BadInput: with none of the Pythons that this machine has.
     """
-    status = Status("Making the Python environment", 0.0)
+    status = Status(iface("Making the Python environment"), 0.0)
     why = []
     for program in candidates():
         yield status
@@ -535,13 +540,19 @@ class _Reader:
             self._unpacked = max(self._count() - (self._there or 0), self._unpacked)
             of = len(self._installing)
             part = 0.8 + 0.2 * min(self._unpacked / of, 1.0)
-            text = f"Unpacking package {min(self._unpacked + 1, of)} of {of}"
+            text = iface("Unpacking package {number} of {count}").format(
+                number=min(self._unpacked + 1, of), count=of
+            )
         elif self._of:
             part = 0.8 * min((self._finished + self._now) / self._size, 1.0)
-            text = f"Downloading {self._name}: {self._now / 1e6:.0f} of {self._of / 1e6:.0f} MB"
+            text = iface("Downloading {name}: {now} of {size} MB").format(
+                name=self._name, now=f"{self._now / 1e6:.0f}", size=f"{self._of / 1e6:.0f}"
+            )
         else:
             part = 0.8 * min(self._collected / (self._packages or 1e9), 1.0)
-            text = f"Downloading {self._name}" if self._name else "Starting pip"
+            text = iface("Starting pip")
+            if self._name:
+                text = iface("Downloading {name}").format(name=self._name)
         return Status(text, self._begin + self._span * part)
 
     def _count(self) -> int:
@@ -676,7 +687,7 @@ class NEURAL_FIELDS_OT_copy_backend_commands(bpy.types.Operator):
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         context.window_manager.clipboard = "\n".join(environment.commands(build)) + "\n"
-        self.report({"INFO"}, iface("Copied: paste the commands into a terminal"))
+        self.report({"INFO"}, rpt("Copied: paste the commands into a terminal"))
         return {"FINISHED"}
 
 

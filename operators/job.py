@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import bpy
 from bpy.app.handlers import persistent
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
+from bpy.app.translations import pgettext_tip as tip
 
 from ..neural_backend.protocol import BadInput
 
@@ -67,7 +70,7 @@ class Job:
     """Work that waits, runs or has ended.
 
     Attributes:
-        label: its name, that of the operator.
+        label: its name, that of the operator, in the person's language.
         subject: what it works on, for a list of jobs.
         run: the folder of the run that it trains.
         begun: whether the training has begun, so that the run's folder tells the rest.
@@ -138,9 +141,14 @@ class Owner:
     def begin(self, job: Job) -> None:
         """Take a job. Raises BadInput when another one runs."""
         if self.job is not None:
-            raise BadInput(f"{self.label} is still running: wait for it or cancel it first")
-        self.job, self.last, self.status = job, None, Status("Starting")
+            raise BadInput(self.occupied())
+        self.job, self.last, self.status = job, None, Status(iface("Starting"))
         self._cancelling = self._pausing = False
+
+    def occupied(self) -> str:
+        """Why another job cannot begin, in one line."""
+        said = rpt("{job} is still running: wait for it or cancel it first")
+        return said.format(job=self.label)
 
     def take_turn(self, job: Job) -> None:
         """Begin a job that waits, if it is the next one and nothing runs."""
@@ -151,7 +159,8 @@ class Owner:
         """Let a job wait no longer."""
         if job in self.queue:
             self.queue.remove(job)
-            job.message, job.cancelled = f"{job.label}: removed from the queue", True
+            said = rpt("{job}: removed from the queue")
+            job.message, job.cancelled = said.format(job=job.label), True
 
     def advance(self) -> bool:
         """Do one step; False when the job has ended well.
@@ -167,7 +176,8 @@ class Owner:
             self.status = next(job.steps)
             job.begun |= self.status.training
         except StopIteration as end:
-            self._end(message=end.value if isinstance(end.value, str) else f"{job.label}: done")
+            done = rpt("{job}: done").format(job=job.label)
+            self._end(message=end.value if isinstance(end.value, str) else done)
             return False
         except BaseException as error:
             self._fail(error)
@@ -230,8 +240,8 @@ class Owner:
         self._end(error=one_line(error))
 
     def _end_early(self) -> None:
-        how = "paused" if self._pausing else "cancelled"
-        self._end(message=f"{self.label}: {how}", cancelled=True)
+        said = rpt("{job}: paused") if self._pausing else rpt("{job}: cancelled")
+        self._end(message=said.format(job=self.label), cancelled=True)
 
     def _end(self, message: str = "", error: str = "", cancelled: bool = False) -> None:
         job = self.job
@@ -274,12 +284,12 @@ class JobOperator(_Operator):
         Raises:
             BadInput: it is refused.
         """
-        return Job(self.bl_label, self.steps(context))
+        return Job(iface(self.bl_label), self.steps(context))
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         if owner.running and (bpy.app.background or not cls.queues):
-            cls.poll_message_set(f"{owner.label} is still running")
+            cls.poll_message_set(tip("{job} is still running").format(job=owner.label))
             return False
         return context.scene is not None
 
@@ -289,12 +299,12 @@ class JobOperator(_Operator):
             if owner.job is None and not owner.queue:
                 owner.begin(job)
             elif bpy.app.background or not self.queues:
-                raise BadInput(f"{owner.label} is still running: wait for it or cancel it first")
+                raise BadInput(owner.occupied())
             else:
                 owner.queue.append(job)
         except BadInput as error:
             if not owner.running:
-                owner.last = Job(self.bl_label, _nothing(), error=one_line(error))
+                owner.last = Job(iface(self.bl_label), _nothing(), error=one_line(error))
             self.report({"ERROR"}, one_line(error))
             return {"CANCELLED"}
         if bpy.app.background:
@@ -327,7 +337,10 @@ class JobOperator(_Operator):
         if owner.job is not job:
             return self._leave(context)
         if owner.status != before:
-            context.workspace.status_text_set(f"{owner.label}: {owner.status.text} (Esc: cancel)")
+            said = iface("{job}: {status} (Esc: cancel)")
+            context.workspace.status_text_set(
+                said.format(job=owner.label, status=owner.status.text)
+            )
             redraw(context)
         return {"PASS_THROUGH"}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import bpy
 from bpy.app.handlers import persistent
+from bpy.app.translations import pgettext_tip as tip
 
 from . import job
 
@@ -116,7 +117,7 @@ class NEURAL_FIELDS_OT_show_live(bpy.types.Operator):
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
         if _path is None or not _path.is_file():
-            cls.poll_message_set("No training has shown anything yet")
+            cls.poll_message_set(tip("No training has shown anything yet"))
             return False
         return context.window is not None
 

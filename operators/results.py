@@ -7,6 +7,8 @@ from typing import Any, BinaryIO
 
 import bpy
 import numpy as np
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend import config
 from ..neural_backend.protocol import BadInput
@@ -56,7 +58,7 @@ def mesh_steps(program: str, found: Results, settings: config.ResultSettings) ->
     arguments = ["--output", str(found.mesh)]
     for name in ("resolution", "texture", "faces"):
         arguments += [f"--{name}", str(getattr(settings, f"mesh_{name}"))]
-    extracting = Status("Extracting the mesh")
+    extracting = Status(iface("Extracting the mesh"))
     yield from extract_steps(program, found, "mesh", arguments, lambda: extracting)
 
 
@@ -328,7 +330,8 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
                 program = yield from backend.check_steps()
                 yield from mesh_steps(program, found, settings.result)
         imported = import_mesh(scene_of(scene), file, name)
-        return f"Imported {imported.name}: {len(imported.data.polygons)} faces"
+        said = rpt("Imported {name}: {count} faces")
+        return said.format(name=imported.name, count=len(imported.data.polygons))
 
 
 CLASSES = (NEURAL_FIELDS_OT_import_mesh,)

@@ -11,6 +11,8 @@ from typing import Any
 
 import bpy
 import numpy as np
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 from mathutils import Matrix
 
 from ..neural_backend.config import DatasetSettings, RigSettings
@@ -407,7 +409,8 @@ def path_steps(place: Place, frames: range, dataset: DatasetSettings) -> Steps[t
             shots += _path_shots(scratch, frames[len(shots) :], dataset, _PAUSE_AFTER)
         if len(shots) == len(frames):
             return shots
-        text = f"Looking along the camera's path: {len(shots)} of {len(frames)}"
+        text = iface("Looking along the camera's path: {number} of {count}")
+        text = text.format(number=len(shots), count=len(frames))
         yield Status(text, len(shots) / len(frames))
 
 
@@ -612,11 +615,11 @@ class NEURAL_FIELDS_OT_create_rig(bpy.types.Operator):
         collection = create_cameras(scene, made.views, [shot.clip for shot in made.shots])
         if settings.rig.subject != "collection":
             scene.neural_fields.rig.collection = collection
-        self.report(
-            {"INFO"},
-            f"{len(made.shots)} cameras in the collection {collection.name}: choose Rig: Scene "
-            "Cameras to render from them",
+        said = rpt(
+            "{count} cameras in the collection {name}: choose Rig: Scene Cameras to render from "
+            "them"
         )
+        self.report({"INFO"}, said.format(count=len(made.shots), name=collection.name))
         return {"FINISHED"}
 
 

@@ -16,6 +16,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
+from bpy.app.translations import pgettext_tip as tip
 
 from ..neural_backend import config, protocol
 from ..neural_backend.protocol import BadInput, RunFolder
@@ -380,7 +383,7 @@ def _ask_to_end(row: Row) -> str:
         RunFolder(row.folder).cancel.touch()
     except OSError as error:
         raise BadInput(f"{row.folder}: cannot be written to ({error.strerror})") from None
-    return f"{row.name}: ends with a checkpoint"
+    return rpt("{run}: ends with a checkpoint").format(run=row.name)
 
 
 def _settings_of(row: Row) -> config.TrainingSettings:
@@ -432,7 +435,7 @@ class NEURAL_FIELDS_OT_resume(JobOperator, bpy.types.Operator):
         settings = dataclasses.replace(settings, training=own, result=result)
         found = folders.Results(row.folder)
         plan = train.Plan(place_of(context), settings, found, resume=True)
-        return plan.job(self.bl_label)
+        return plan.job(iface(self.bl_label))
 
 
 class NEURAL_FIELDS_OT_more_time(bpy.types.Operator):
@@ -502,7 +505,7 @@ class NEURAL_FIELDS_OT_duplicate_settings(_RunOperator, bpy.types.Operator):
         for knob in config.knobs(type(settings)):
             value = getattr(settings, knob.name)
             setattr(context.scene.neural_fields.training, knob.name, value)
-        return f"{row.name}: its settings are those of the scene now"
+        return rpt("{run}: its settings are those of the scene now").format(run=row.name)
 
 
 class NEURAL_FIELDS_OT_open_run(_RunOperator, bpy.types.Operator):
@@ -553,7 +556,7 @@ class NEURAL_FIELDS_OT_delete_run(_RunOperator, bpy.types.Operator):
             self.report({"ERROR"}, str(error))
             return {"CANCELLED"}
         self.run = row.key
-        message = bpy.app.translations.pgettext_tip("{folder} is deleted from the disk")
+        message = tip("{folder} is deleted from the disk")
         return context.window_manager.invoke_confirm(
             self,
             event,
@@ -580,8 +583,9 @@ class NEURAL_FIELDS_OT_delete_run(_RunOperator, bpy.types.Operator):
         except OSError as error:
             raise BadInput(f"{row.folder}: cannot be deleted ({error.strerror})") from None
         if left:
-            return f"{row.folder}: deleted but for what is no run's: {', '.join(left[:3])}"
-        return f"{row.folder}: deleted"
+            said = rpt("{folder}: deleted but for what is no run's: {names}")
+            return said.format(folder=row.folder, names=", ".join(left[:3]))
+        return rpt("{folder}: deleted").format(folder=row.folder)
 
 
 _followed: pathlib.Path | None = None

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend.dataset import transforms
 from ..neural_backend.dataset.transforms import View
@@ -76,7 +78,8 @@ def sequence_steps(program: str, found: Results, views: tuple[View, ...]) -> Ste
 
     def look() -> Status:
         done = sum((folder / name).exists() for name in names)
-        return Status(f"Rendering the field: {done} of {len(names)}", done / len(names))
+        text = iface("Rendering the field: {number} of {count}")
+        return Status(text.format(number=done, count=len(names)), done / len(names))
 
     arguments = ["--cameras", str(found.cameras), "--output", str(folder)]
     yield from results.extract_steps(program, found, "render", arguments, look)
@@ -205,7 +208,7 @@ def _to_camera(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
         background.frame_method = "FIT"
     _show(background.image_user, _frames_of(image))
     background.show_background_image = data.show_background_images = True
-    return f"behind what the camera {camera.name} sees"
+    return rpt("behind what the camera {name} sees").format(name=camera.name)
 
 
 def _to_compositor(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
@@ -219,7 +222,7 @@ def _to_compositor(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
         node.location = (left, lowest - _GAP)
         node.image = image
     _show(node, _frames_of(image))
-    return "a node of the compositor, to be linked there"
+    return rpt("a node of the compositor, to be linked there")
 
 
 def _compositor(scene: bpy.types.Scene) -> bpy.types.NodeTree:
@@ -259,7 +262,7 @@ def _to_sequencer(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
         strip = strips.new_image(image.name, image.filepath, channel, first, fit_method="FIT")
         strip[MARK] = image[MARK]
     _fill(strip, image)
-    return f"a strip of the sequencer, in channel {strip.channel}"
+    return rpt("a strip of the sequencer, in channel {number}").format(number=strip.channel)
 
 
 def _strips(editor: Any) -> Any:
@@ -323,7 +326,8 @@ class NEURAL_FIELDS_OT_render_sequence(JobOperator, bpy.types.Operator):
         program = yield from backend.check_steps()
         yield from sequence_steps(program, found, views)
         image = import_sequence(found)
-        return f"Imported {image.name}: {image[FRAMES]} frames"
+        said = rpt("Imported {name}: {count} frames")
+        return said.format(name=image.name, count=image[FRAMES])
 
 
 class NEURAL_FIELDS_OT_use_sequence(bpy.types.Operator):
@@ -366,7 +370,10 @@ class NEURAL_FIELDS_OT_use_sequence(bpy.types.Operator):
             self.report({"ERROR"}, one_line(error))
             return {"CANCELLED"}
         first, count = _frames_of(image)
-        self.report({"INFO"}, f"{image.name} is {place}: frames {first} to {first + count - 1}")
+        said = rpt("{image} is {place}: frames {first} to {last}").format(
+            image=image.name, place=place, first=first, last=first + count - 1
+        )
+        self.report({"INFO"}, said)
         return {"FINISHED"}
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import bpy
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend import config, protocol
 from ..neural_backend.dataset.transforms import View
@@ -72,17 +74,18 @@ class _Follower:
     def __init__(self, run: protocol.RunFolder):
         # an earlier start of the run has left its events in the file
         self._reader = protocol.EventReader(run.events, from_end=True)
-        self._status = Status("Training: starting", training=True)
+        self._status = Status(iface("Training: starting"), training=True)
         self.error = ""
         self.done: protocol.Done | None = None
 
     def __call__(self) -> Status:
         for event in self._reader.poll():
             if isinstance(event, protocol.Started):
-                text = f"Training: {event.field} on {event.device}"
-                if event.eta is not None:
-                    text += f", {protocol.in_words(event.eta)} left"
-                self._status = Status(text, 0.0, training=True)
+                self._status = _status(
+                    0.0,
+                    iface("{field} on {device}").format(field=event.field, device=event.device),
+                    "" if event.eta is None else _left(event.eta),
+                )
             elif isinstance(event, protocol.Progress):
                 self._status = progress_status(event)
             elif isinstance(event, protocol.Warning):
@@ -96,11 +99,20 @@ class _Follower:
 
 def progress_status(event: protocol.Progress) -> Status:
     """``Training: 27.3 dB, 1 min 20 s left, 1.2 M samples/s``."""
-    psnr = "" if event.psnr is None else f"{event.psnr:.1f} dB, "
-    text = f"Training: {psnr}{protocol.in_words(event.eta)} left"
+    psnr = "" if event.psnr is None else f"{event.psnr:.1f} dB"
+    speed = ""
     if event.samples_per_second >= 1.0:
-        text += f", {short(event.samples_per_second)} samples/s"
-    return Status(text, event.spent, training=True)
+        speed = iface("{number} samples/s").format(number=short(event.samples_per_second))
+    return _status(event.spent, psnr, _left(event.eta), speed)
+
+
+def _left(seconds: float) -> str:
+    return iface("{time} left").format(time=protocol.in_words(seconds))
+
+
+def _status(fraction: float, *parts: str) -> Status:
+    said = iface("Training: {numbers}").format(numbers=", ".join(filter(None, parts)))
+    return Status(said, fraction, training=True)
 
 
 def short(number: float) -> str:
@@ -273,7 +285,9 @@ class Plan:
             views = yield from self._ahead_steps(_field_of(self._run))
             program = yield from backend.check_steps()
             brought = yield from self._bring_steps(program, views)
-        return f"Imported {_listed(brought)}" if brought else "Nothing is ticked under Result"
+        if not brought:
+            return rpt("Nothing is ticked under Result")
+        return rpt("Imported {names}").format(names=_listed(brought))
 
     def _keeps(self) -> bool:
         try:
@@ -327,7 +341,7 @@ class NEURAL_FIELDS_OT_train(JobOperator, bpy.types.Operator):
         found = folders.Results(output / folders.RUN)
         if self.resume:
             results.require_trained(found)
-        return Plan(place_of(context), settings, found, self.resume).job(self.bl_label)
+        return Plan(place_of(context), settings, found, self.resume).job(iface(self.bl_label))
 
     def _overrides(self) -> dict[str, dict[str, Any]]:
         given = self.properties.is_property_set
@@ -358,7 +372,7 @@ def _geometry_steps(
     place: Place, settings: knobs.Settings, output: pathlib.Path
 ) -> Steps[pathlib.Path]:
     file = output / folders.DATASET / folders.GEOMETRY
-    yield Status("Writing the geometry")
+    yield Status(iface("Writing the geometry"))
     try:
         file.parent.mkdir(exist_ok=True)
     except OSError as error:
@@ -376,16 +390,19 @@ def _geometry_steps(
 
 
 def _summary(done: protocol.Done | None, brought: list[str]) -> str:
-    text = "Trained"
+    text = rpt("Trained")
     if done is not None:
-        text += f" for {done.seconds:.0f} s"
+        text = rpt("Trained for {seconds} s").format(seconds=f"{done.seconds:.0f}")
         if done.psnr is not None:
             text += f", {done.psnr:.1f} dB"
-    return f"{text}; imported {_listed(brought)}" if brought else text
+    if brought:
+        text += "; " + rpt("imported {names}").format(names=_listed(brought))
+    return text
 
 
 def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    *before, last = names
+    return rpt("{names} and {last}").format(names=", ".join(before), last=last) if before else last
 
 
 CLASSES = (NEURAL_FIELDS_OT_train,)

@@ -13,6 +13,8 @@ from typing import Any
 
 import bpy
 import numpy as np
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend import config, protocol, voxels
 from ..neural_backend.protocol import BadInput
@@ -57,7 +59,7 @@ def openvdb() -> Any:
 def volume_steps(program: str, found: Results, settings: config.ResultSettings) -> Steps[None]:
     """Let the backend sample the run's field; raises as ``results.extract_steps``."""
     arguments = ["--output", str(found.voxels), "--resolution", str(settings.volume_resolution)]
-    sampling = Status("Sampling the volume")
+    sampling = Status(iface("Sampling the volume"))
     yield from results.extract_steps(program, found, "volume", arguments, lambda: sampling)
 
 
@@ -194,7 +196,7 @@ class NEURAL_FIELDS_OT_import_volume(JobOperator, bpy.types.Operator):
             program = yield from backend.check_steps()
             yield from volume_steps(program, found, settings.result)
         imported = import_volume(scene_of(scene), found.voxels, found.name)
-        return f"Imported {imported.name}"
+        return rpt("Imported {names}").format(names=imported.name)
 
 
 CLASSES = (NEURAL_FIELDS_OT_import_volume,)

@@ -18,7 +18,9 @@ import bpy
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SOURCES = ("operators", "ui")
 _LAST = (bpy.types.AddonPreferences, bpy.types.UIList, bpy.types.Menu)
-_LOOKS_UP = re.compile(r"pgettext_\w+")
+_LOOKS_UP = re.compile(r"pgettext(_\w+)?")
+_DIALOGS = ("invoke_confirm", "invoke_props_dialog")
+_DIALOG_WORDS = ("title", "message", "confirm_text")
 
 
 def collect() -> set[str]:
@@ -37,21 +39,46 @@ def trees() -> dict[pathlib.Path, ast.Module]:
     return {file: ast.parse(file.read_text(encoding="utf-8")) for file in files}
 
 
+def name_of(call: ast.Call) -> str:
+    """The name of what is called, without what stands before a dot."""
+    function = call.func
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def look_ups(tree: ast.AST) -> set[str]:
+    """The names that a module has for Blender's look-ups, and for the mark of a later one."""
+    return {
+        name.asname or name.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "bpy.app.translations"
+        for name in node.names
+        if _LOOKS_UP.fullmatch(name.name)
+    }
+
+
+def translated_by_blender(call: ast.Call) -> list[ast.expr]:
+    """The arguments of a call that Blender looks up by itself."""
+    words = ("text", *_DIALOG_WORDS) if name_of(call) in _DIALOGS else ("text",)
+    return [word.value for word in call.keywords if word.arg in words]
+
+
 def in_source(tree: ast.AST) -> Iterator[str]:
-    """What is given to a layout as it stands, and what is looked up before something is put in."""
+    """What Blender looks up as it stands, and what is looked up before something is put in."""
+    known = look_ups(tree)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
-        name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-        name = node.func.id if isinstance(node.func, ast.Name) else name
-        texts = [word.value for word in node.keywords if word.arg == "text"]
-        if _LOOKS_UP.fullmatch(name):
+        texts = translated_by_blender(node)
+        if name_of(node) in known:
             texts += node.args[:1]
-        yield from (
-            text.value
-            for text in texts
-            if isinstance(text, ast.Constant) and isinstance(text.value, str)
-        )
+        while texts:
+            text = texts.pop()
+            if isinstance(text, ast.IfExp):
+                texts += [text.body, text.orelse]
+            elif isinstance(text, ast.Constant) and isinstance(text.value, str):
+                yield text.value
 
 
 def _of_class(cls: Any) -> Iterator[str]:
@@ -61,9 +88,12 @@ def _of_class(cls: Any) -> Iterator[str]:
         struct = getattr(getattr(bpy.ops, module), function).get_rna_type()
         yield struct.description
     yield getattr(cls, "bl_label", "")
+    if issubclass(cls, bpy.types.Panel) and "HIDE_HEADER" not in getattr(cls, "bl_options", ()):
+        yield cls.__doc__ or ""  # the tooltip of its header
     for name in getattr(cls, "__annotations__", ()):
         item = struct.properties.get(name)
-        if item is None:
+        # a group of properties is shown as its members
+        if item is None or item.name == item.identifier:
             continue
         yield item.name
         yield item.description

@@ -13,7 +13,7 @@ import bpy
 import gpu
 import numpy as np
 import numpy.typing as npt
-from bpy.app.translations import pgettext_iface as translated
+from bpy.app.translations import pgettext_iface as iface
 from gpu_extras.batch import batch_for_shader
 from mathutils import Matrix
 
@@ -194,14 +194,14 @@ class _Plot:
 
     def _head(self, last: Progress, left: float) -> None:
         right, top = self.note_at
-        head = translated("Step {step}, {left} left").format(
+        head = iface("Step {step}, {left} left").format(
             step=f"{last.step:,}", left=in_words(last.eta)
         )
         self._words.append(_Words(head, left, top))
         top -= _LINE * self._scale
         if last.psnr is not None:
             self._words.append(_Words(f"PSNR {last.psnr:.1f} dB", left, top, PSNR))
-        loss = f"{translated('Loss')} {last.loss:.3g}"
+        loss = f"{iface('Loss')} {last.loss:.3g}"
         self._words.append(_Words(loss, right, top, LOSS, 1.0))
 
     def _curves(self, history: History) -> None:
@@ -339,7 +339,7 @@ def _draw_curve(context: bpy.types.Context, following: Following) -> None:
     room = right >= _SMALLEST[0] * scale and region.height >= _SMALLEST[1] * scale
     if not context.scene.neural_fields.show_curve or not room:
         return
-    note = "" if _rectangle(context, following) else translated("updating the view")
+    note = "" if _rectangle(context, following) else iface("updating the view")
     left = right - (_SIZE[0] + _INSET) * scale
     gpu.state.blend_set("ALPHA")
     _plot_for(following.history, left, _INSET * scale, scale).draw(note)
@@ -365,14 +365,14 @@ _DRAWN = {"POST_VIEW": _draw_field, "POST_PIXEL": _draw_curve}
 
 def rows(last: Progress) -> list[tuple[str, str]]:
     """A training's numbers with their names."""
-    found = [(translated("Step"), f"{last.step:,}")]
+    found = [(iface("Step"), f"{last.step:,}")]
     if last.psnr is not None:
         found.append(("PSNR", f"{last.psnr:.2f} dB"))
     if last.ssim is not None:
         found.append(("SSIM", f"{last.ssim:.3f}"))
-    found.append((translated("Loss"), f"{last.loss:.3g}"))
-    found.append((translated("Samples a Second"), train.short(last.samples_per_second)))
-    found.append((translated("Time Left"), in_words(last.eta)))
+    found.append((iface("Loss"), f"{last.loss:.3g}"))
+    found.append((iface("Samples a Second"), train.short(last.samples_per_second)))
+    found.append((iface("Time Left"), in_words(last.eta)))
     return found
 
 

@@ -4,7 +4,8 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 import bpy
-from bpy.app.translations import pgettext_iface
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_n as marked
 
 from .. import __package__ as base_package
 from ..neural_backend.protocol import BadInput
@@ -22,13 +23,13 @@ _OFTEN = ("max_seconds", "field", "encoding", "device")
 def draw_lines(
     layout: bpy.types.UILayout, context: bpy.types.Context, text: str, icon: Any = "NONE"
 ) -> None:
-    """Draw a text over as many lines as the region's width asks for."""
+    """Draw a text, in the person's language, over as many lines as the region's width asks for."""
     letter = 6.2 * context.preferences.system.ui_scale
     width = max(int((context.region.width - 65) / letter), 20)
     column = layout.column(align=True)
     column.scale_y = 0.8
     for line in textwrap.wrap(text, width):
-        column.label(text=line, icon=icon)
+        column.label(text=line, icon=icon, translate=False)
         icon = "BLANK1" if icon != "NONE" else "NONE"
 
 
@@ -41,8 +42,10 @@ def draw_backend_missing(layout: bpy.types.UILayout, context: bpy.types.Context)
         problem = str(error)
     box = layout.box()
     if environment.installed() is None and not backend.chosen():
-        text = "Training needs the backend: PyTorch and other libraries, in a folder of their own."
-        draw_lines(box, context, pgettext_iface(text))
+        text = iface(
+            "Training needs the backend: PyTorch and other libraries, in a folder of their own."
+        )
+        draw_lines(box, context, text)
         row = box.row(align=True)
         row.scale_y = 1.4
         row.operator("neural_fields.install_backend", icon="IMPORT")
@@ -116,7 +119,7 @@ class NEURAL_FIELDS_PT_job(SidebarPanel, bpy.types.Panel):
             buttons.operator("neural_fields.cancel", icon="CANCEL")
             draw_lines(column, context, owner.status.text)
             if owner.queue:
-                said = pgettext_iface("{count} waiting").format(count=len(owner.queue))
+                said = iface("{count} waiting").format(count=len(owner.queue))
                 column.label(text=said, icon="SORTTIME", translate=False)
             if owner.job is not None and owner.job.run is not None:
                 column.prop(context.scene.neural_fields, "keep_running")
@@ -162,7 +165,7 @@ class NEURAL_FIELDS_PT_message(SidebarPanel, bpy.types.Panel):
         for key in runs.ready:
             row = runs.shown(key)
             if row is not None:
-                said = pgettext_iface("{name} is trained: its results are ready")
+                said = iface("{name} is trained: its results are ready")
                 draw_lines(layout, context, said.format(name=row.name), "INFO")
                 layout.operator("neural_fields.bring_back", icon="IMPORT").run = key
 
@@ -181,7 +184,7 @@ class NEURAL_FIELDS_PT_rig(SidebarPanel, bpy.types.Panel):
             column.prop(rig, "collection")
         if rig.kind in GENERATED:
             column.prop(rig, "views")
-            draw_subject(column, rig, "Subject")
+            draw_subject(column, rig, marked("Subject"))
         if rig.kind == "orbit":
             column.prop(rig, "rings")
             column.prop(rig, "lowest")
@@ -228,7 +231,7 @@ class NEURAL_FIELDS_PT_training(SidebarPanel, bpy.types.Panel):
         for name in _OFTEN:
             column.prop(training, name)
         if training.field == "sdf":
-            draw_subject(column, context.scene.neural_fields.rig, "Source")
+            draw_subject(column, context.scene.neural_fields.rig, marked("Source"))
         if has_run(context.scene):
             props = column.operator("neural_fields.train", text="Continue Training", icon="PLAY")
             props.resume = True

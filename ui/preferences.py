@@ -57,16 +57,16 @@ def _draw_state(box: bpy.types.UILayout, context: bpy.types.Context) -> None:
     chosen = backend.chosen()
     if chosen is not None:
         text = iface("{source} is used: {program}")
-        draw_lines(box, context, text.format(program=chosen[0], source=chosen[1]), "INFO")
+        draw_lines(box, context, text.format(program=chosen[0], source=iface(chosen[1])), "INFO")
         return
     found = environment.installed()
     if found is None:
-        text = "Not installed. Everything that needs no training works without it."
-        draw_lines(box, context, iface(text), "INFO")
+        text = iface("Not installed. Everything that needs no training works without it.")
+        draw_lines(box, context, text, "INFO")
         return
     if not found.works:
-        text = "The Python that it was made of is gone: press Repair."
-        draw_lines(box, context, iface(text), "ERROR")
+        text = iface("The Python that it was made of is gone: press Repair.")
+        draw_lines(box, context, text, "ERROR")
         return
     if not found.variant:
         text = iface("Made by hand: {folder}")
@@ -81,8 +81,8 @@ def _draw_state(box: bpy.types.UILayout, context: bpy.types.Context) -> None:
     )
     draw_lines(box, context, text, "CHECKMARK")
     if environment.is_old(found):
-        text = "This version of the add-on asks for other versions: press Update."
-        draw_lines(box, context, iface(text), "ERROR")
+        text = iface("This version of the add-on asks for other versions: press Update.")
+        draw_lines(box, context, text, "ERROR")
 
 
 def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import bpy
-from bpy.app.translations import pgettext_iface
+from bpy.app.translations import pgettext_iface as iface
 
 from ..neural_backend import config
 from ..operators import folders
@@ -42,7 +42,7 @@ def _draw_mesh(column: bpy.types.UILayout, result: Any) -> None:
         row = column.row()
         row.alignment = "RIGHT"
         row.active = False
-        row.label(text=pgettext_iface("0: at most {faces}").format(faces=f"{faces:,}"))
+        row.label(text=iface("0: at most {faces}").format(faces=f"{faces:,}"))
 
 
 class NEURAL_FIELDS_PT_result_again(SidebarPanel, bpy.types.Panel):

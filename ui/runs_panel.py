@@ -3,7 +3,8 @@
 from typing import Any
 
 import bpy
-from bpy.app.translations import pgettext_iface
+from bpy.app.translations import pgettext_iface as iface
+from bpy.app.translations import pgettext_n as marked
 
 from ..neural_backend.protocol import in_words
 from ..operators import runs
@@ -19,13 +20,13 @@ _ICONS = {
     runs.INTERRUPTED: "CANCEL",
 }
 _STATES = {
-    runs.WAITING: "Waiting",
-    runs.RENDERING: "Rendering",
-    runs.TRAINING: "Training",
-    runs.PAUSED: "Paused",
-    runs.FINISHED: "Finished",
-    runs.FAILED: "Failed",
-    runs.INTERRUPTED: "Interrupted",
+    runs.WAITING: marked("Waiting"),
+    runs.RENDERING: marked("Rendering"),
+    runs.TRAINING: marked("Training"),
+    runs.PAUSED: marked("Paused"),
+    runs.FINISHED: marked("Finished"),
+    runs.FAILED: marked("Failed"),
+    runs.INTERRUPTED: marked("Interrupted"),
 }
 _FIELDS = {"nerf": "NeRF", "neus": "NeuS", "sdf": "SDF"}
 
@@ -33,7 +34,7 @@ _FIELDS = {"nerf": "NeRF", "neus": "NeuS", "sdf": "SDF"}
 def told(row: runs.Row) -> str:
     """A run in a line: ``NeRF, Finished, 2 min, 27.3 dB``."""
     run = row.run
-    parts = [_FIELDS.get(run.field, run.field), pgettext_iface(_STATES[run.state])]
+    parts = [_FIELDS.get(run.field, run.field), iface(_STATES[run.state])]
     if run.seconds:
         parts.append(in_words(run.seconds))
     if run.psnr is not None:
@@ -115,13 +116,13 @@ class NEURAL_FIELDS_PT_runs(SidebarPanel, bpy.types.Panel):
         if row.run.error:
             draw_lines(column, context, row.run.error, "ERROR")
         elif row.run.state == runs.INTERRUPTED and row.can_go_on:
-            said = pgettext_iface("It ended without a word; Resume goes on from its checkpoint")
+            said = iface("It ended without a word; Resume goes on from its checkpoint")
             draw_lines(column, context, said, "INFO")
         elif row.key in runs.ready:
-            draw_lines(column, context, pgettext_iface("Its results are ready"), "INFO")
+            draw_lines(column, context, iface("Its results are ready"), "INFO")
         draw_lines(column, context, str(row.folder))
         if not row.is_of_this_file:
-            said = pgettext_iface("Of {file}").format(file=row.blend_file or "-")
+            said = iface("Of {file}").format(file=row.blend_file or "-")
             draw_lines(column, context, said)
 
 
