@@ -3,6 +3,7 @@
 import bpy
 
 from . import (
+    help_panel,
     live_view,
     panels,
     preferences,
@@ -21,6 +22,7 @@ _CLASSES = (
     *panels.CLASSES,
     *live_view.CLASSES,
     *result_panel.CLASSES,
+    *help_panel.CLASSES,
 )
 
 
