@@ -31,7 +31,8 @@ def fill(scene: bpy.types.Scene) -> None:
     view.view_transform = "Standard"
     render.resolution_x, render.resolution_y = 640, 480
     scene.world = bpy.data.worlds.new("World")
-    _nodes(scene.world)["Background"].inputs["Color"].default_value = (0.35, 0.42, 0.5, 1.0)
+    background = _node(scene.world, "ShaderNodeBackground")
+    background.inputs["Color"].default_value = (0.35, 0.42, 0.5, 1.0)
 
     turned = Euler((-0.45, 0.0, 0.6)).to_matrix().to_4x4()
     suzanne = _object(scene, "Suzanne", Matrix.Translation((*_PLACE, 1.28)) @ turned)
@@ -74,9 +75,8 @@ def _fill_mesh(mesh: Any, create: Any, **size: Any) -> None:
 def _material(name: str, first: _Colour, second: _Colour, scale: float) -> bpy.types.Material:
     """A rough material with a chequer pattern in object space."""
     material = bpy.data.materials.new(name)
-    nodes = _nodes(material)
-    links = material.node_tree.links
-    shader = nodes["Principled BSDF"]
+    shader = _node(material, "ShaderNodeBsdfPrincipled")
+    nodes, links = material.node_tree.nodes, material.node_tree.links
     shader.inputs["Roughness"].default_value = 0.6
     checker = nodes.new("ShaderNodeTexChecker")
     coordinates = nodes.new("ShaderNodeTexCoord")
@@ -88,11 +88,14 @@ def _material(name: str, first: _Colour, second: _Colour, scale: float) -> bpy.t
     return material
 
 
-def _nodes(block: Any) -> Any:
-    """The nodes of a new material or world; from 5.0 it has them without being asked."""
+def _node(block: Any, kind: str) -> Any:
+    """A node that a new material or world has; from 5.0 it has them without being asked.
+
+    By its kind: its name is one of the person's language.
+    """
     if block.node_tree is None:
         block.use_nodes = True
-    return block.node_tree.nodes
+    return next(node for node in block.node_tree.nodes if node.bl_idname == kind)
 
 
 class NEURAL_FIELDS_OT_load_example(bpy.types.Operator):

@@ -14,10 +14,14 @@ import bpy
 locale = next((name for name in bpy.app.translations.locales if name.startswith({code!r})), "")
 print("LOCALE", locale)
 if locale:
-    bpy.context.preferences.view.language = locale
-    bpy.context.preferences.view.use_translate_interface = True
+    view = bpy.context.preferences.view
+    view.language = locale
+    view.use_translate_interface = view.use_translate_tooltips = view.use_translate_reports = True
     for context in ("*", "Operator"):
         print("SAID", bpy.app.translations.pgettext_iface({message!r}, context))
+    tooltip = bpy.ops.neural_fields.train.get_rna_type().description
+    print("TOOLTIP", bpy.app.translations.pgettext_tip(tooltip))
+    bpy.ops.neural_fields.load_example()
 """
 
 
@@ -28,5 +32,9 @@ def test_a_language_is_spoken(blender: Blender, file: pathlib.Path) -> None:
     lines = done.stdout.splitlines()
     if "LOCALE" in (line.strip() for line in lines):
         pytest.skip(f"this Blender was built without the language {file.stem}")
-    wanted = json.loads(file.read_text(encoding="utf-8"))[message]
-    assert lines.count(f"SAID {wanted}") == 2
+    table = json.loads(file.read_text(encoding="utf-8"))
+    assert lines.count(f"SAID {table[message]}") == 2
+    (tooltip,) = (said for said in table if said.startswith("Render the scene from the rig"))
+    assert f"TOOLTIP {table[tooltip]}" in lines
+    report = table["{scene}: click Train Neural Field to begin"]
+    assert report.format(scene="Neural Fields Example") in done.stdout
