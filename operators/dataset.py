@@ -24,7 +24,7 @@ from ..neural_backend.dataset import exr, transforms
 from ..neural_backend.protocol import BadInput, in_words, write_json
 from . import cameras, fingerprint, folders, geometry, knobs, passes
 from . import rig as rigs
-from .job import Cancelled, JobOperator, Status, Steps
+from .job import Cancelled, JobOperator, Status, Steps, reported
 from .place import Place, collection_of, place_of
 from .scratch import MARK, RESULT_MARK, Scratch, results_of
 from .stage import Stage
@@ -464,8 +464,7 @@ def _no_render_window() -> Iterator[None]:
 
 
 def _failed(file: str, why: str) -> BadInput:
-    text = " ".join(why.split()).removeprefix("Error: ") or "no reason given"
-    return BadInput(f"{file} could not be rendered: {text}")
+    return BadInput(f"{file} could not be rendered: {reported(why) or 'no reason given'}")
 
 
 def _dispose(stage: Stage, store: _Store) -> None:

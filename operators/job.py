@@ -254,10 +254,14 @@ class Owner:
 owner = Owner()
 
 
+def reported(text: str) -> str:
+    """What an operator has reported, in one line: bpy.ops puts "Error: " before it."""
+    return " ".join(text.split()).removeprefix(f"{rpt('Error')}: ")
+
+
 def one_line(error: BaseException) -> str:
     """An exception as one clear line; one that is no BadInput is named as what it is."""
-    # bpy.ops puts "Error: " before what an operator reported
-    text = " ".join(str(error).split()).removeprefix("Error: ")
+    text = reported(str(error))
     if isinstance(error, (BadInput, RuntimeError)) and text:
         return text
     return f"{type(error).__name__}: {text or 'no details'} (details are in the console)"

@@ -10,6 +10,7 @@ from blender_process import ROOT, Blender
 
 LANGUAGES = sorted((ROOT / "ui" / "languages").glob("*.json"))
 ASK = """
+import importlib
 import bpy
 locale = next((name for name in bpy.app.translations.locales if name.startswith({code!r})), "")
 print("LOCALE", locale)
@@ -22,6 +23,11 @@ if locale:
     tooltip = bpy.ops.neural_fields.train.get_rna_type().description
     print("TOOLTIP", bpy.app.translations.pgettext_tip(tooltip))
     bpy.ops.neural_fields.load_example()
+    job = importlib.import_module("bl_ext.user_default.neural_fields.operators.job")
+    try:
+        bpy.ops.wm.open_mainfile(filepath="/no such file")
+    except RuntimeError as error:
+        print("ERROR", job.one_line(error))
 """
 
 
@@ -38,3 +44,5 @@ def test_a_language_is_spoken(blender: Blender, file: pathlib.Path) -> None:
     assert f"TOOLTIP {table[tooltip]}" in lines
     report = table["{scene}: click Train Neural Field to begin"]
     assert report.format(scene="Neural Fields Example") in done.stdout
+    (error,) = (line for line in lines if line.startswith("ERROR "))
+    assert error.startswith("ERROR Cannot read file"), "without the word for an error before it"
