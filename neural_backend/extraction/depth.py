@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -33,17 +32,17 @@ def stops(
     grid: OccupancyGrid,
     kernels: Kernels,
     rays: tuple[Tensor, Tensor],
-    levels: npt.NDArray[np.float64],
+    level: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """Follow rays until their light stops.
 
     Args:
         rays: origins and directions, [R, 3] both, of length 1.
-        levels: [K] densities per field unit of length.
+        level: a density per field unit of length.
 
     Returns:
-        [R] how far light gets along the rays, and [R, K] how far it is to where the density is
-        first above each level; infinite where that never happens.
+        [R] how far light gets along the rays, and [R] how far it is to where the density is first
+        above the level; infinite where that never happens.
     """
     stopped, reached = [], []
     for origins, directions in zip(*(each.split(_CHUNK) for each in rays), strict=True):
@@ -58,8 +57,7 @@ def stops(
         count = len(origins)
         stopped.append(_first(here, samples.t_start + part * length, samples.ray, count))
         middle = samples.t_start + 0.5 * length
-        columns = [_first(density > level, middle, samples.ray, count) for level in levels]
-        reached.append(torch.stack(columns, 1) if columns else origins[:, :0])
+        reached.append(_first(density > level, middle, samples.ray, count))
     return torch.cat(stopped), torch.cat(reached)
 
 
@@ -117,7 +115,7 @@ class DepthMaps:
         self._maps = []
         for view in range(len(cameras.origins)):
             origins, directions = cameras.pixel_rays(view)
-            far, _ = stops(field, grid, kernels, (origins, directions), np.zeros(0))
+            far, _ = stops(field, grid, kernels, (origins, directions))
             self._maps.append(far * (directions @ -cameras.rotations[view][:, 2]))
             report(view + 1, len(cameras.origins))
 

@@ -16,14 +16,11 @@ from ..fields.radiance import RadianceField
 from ..kernels import Kernels
 from ..sampling.occupancy import OccupancyGrid, at_points
 from ..sampling.rays import Cameras
-from . import depth
+from . import density_level, depth
 from .depth import DepthMaps
 from .surface import Volume, no_surface
 
 _RANGE = math.log(100.0)  # what is denser or thinner than the level by more is all the same
-_LEVELS = 10.0 ** np.arange(0.0, 4.5, 0.125)  # per field unit of length
-_APART = 1.0 / 64.0  # field units; surfaces further apart than this are simply not the same
-_CLEAR = 0.05
 _LEVEL_PIXELS = 64  # along the longer side of the views that the level is chosen by
 _TRUNCATION = 4.0  # cells
 _MOST_PIXELS = 512  # along the longer side of a depth map
@@ -57,35 +54,13 @@ def volume(
     def cameras(side: int) -> Cameras:
         return Cameras(depth.chosen(views, side), field_from_world, kernels.device)
 
-    level, error = clear_level(field, grid, kernels, cameras(_LEVEL_PIXELS))
+    level = density_level.clear_level(field, grid, kernels, cameras(_LEVEL_PIXELS))
     maps = DepthMaps(field, grid, kernels, cameras(min(resolution, _MOST_PIXELS)), report)
     truncation = _TRUNCATION * edge / resolution
     # among their surroundings cameras may stand in a room, whose walls are a cavity
-    if error > _CLEAR:
+    if level is None:
         return from_depth(maps, grid.inner, truncation, grid.contracted)
     return from_density(field.density, grid.inner, level, maps, truncation, grid.contracted)
-
-
-def clear_level(
-    field: RadianceField, grid: OccupancyGrid, kernels: Kernels, cameras: Cameras
-) -> tuple[float, float]:
-    """The density whose level set is most nearly where light stops.
-
-    Returns:
-        The level, per field unit of length, and how far the two are apart, from 0, where they are
-        the same for all rays, to 1, where they are more than ``_APART`` apart for all.
-    """
-    found = []
-    for view in range(len(cameras.origins)):
-        rays = cameras.pixel_rays(view)
-        found.append(depth.stops(field, grid, kernels, rays, _LEVELS))
-    stopped, reached = (torch.cat(each) for each in zip(*found, strict=True))
-    stopped = stopped[:, None]
-    apart = ((reached - stopped).abs() / _APART).nan_to_num(0.0, posinf=1.0).clamp(max=1.0)
-    either = stopped.isfinite() | reached.isfinite()
-    error = (apart * either).sum(0) / either.sum(0).clamp(min=1)
-    best = int(error.argmin())
-    return float(_LEVELS[best]), float(error[best])
 
 
 def from_density(

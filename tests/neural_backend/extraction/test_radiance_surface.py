@@ -70,17 +70,6 @@ def surface_of(field, resolution=64):
     return radiance_surface.volume(field, grid, KERNELS, VIEWS, np.eye(4), resolution)
 
 
-@pytest.mark.parametrize("haze", [0.004, 0.012])
-def test_the_level_is_where_light_stops(haze):
-    """Far outside, density grows by e every ``haze``: what is in front weighs ``haze`` times it."""
-    cameras = radiance_surface.Cameras(depth.chosen(VIEWS, 24), np.eye(4), CPU)
-    field = Ball(4000.0, haze=haze)
-    level, error = radiance_surface.clear_level(field, grid_of(occupied(0.45)), KERNELS, cameras)
-    stops = -np.log1p(-0.2) / haze
-    assert abs(np.log(level / stops)) * haze < 0.5 / 64
-    assert error < 0.5
-
-
 def test_a_clear_density_gives_its_level_set():
     volume = surface_of(Ball())
     vertices, faces, _ = marching_cubes.extract(volume, 64)
