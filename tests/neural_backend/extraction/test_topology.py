@@ -60,9 +60,26 @@ def test_components_and_borders_are_counted():
 def test_small_components_and_cavities_go():
     outer, inner = box([0, 0, 0], [1, 1, 1]), box([0.3, 0.3, 0.3], [0.6, 0.6, 0.6])
     hollow = both(outer, (inner[0], inner[1][:, ::-1]))
-    assert len(topology.without_small(*hollow, 0.1, cavities=False)[1]) == 12
+    vertices, faces = topology.without_small(*hollow, 0.1, cavities=False)
+    assert len(faces) == 12
+    assert trimesh.Trimesh(vertices, faces, process=False).volume == pytest.approx(1.0)
     assert len(topology.without_small(*hollow, 0.1, cavities=True)[1]) == 24
     assert len(topology.without_small(*hollow, 0.5, cavities=True)[1]) == 12
+
+
+def test_tiles_share_the_vertices_of_their_border():
+    """Those on one edge of the lattice, also where edges along other axes start in its corner."""
+    low = np.array([[4.0, 1.5, 2.0], [4.0, 1.0, 2.5], [3.5, 1.0, 2.0]])
+    high = np.array([[0.0, 1.0, 2.5], [0.0, 1.5, 2.0], [0.5, 1.0, 2.0]])
+    face = np.array([[0, 1, 2]])
+    parts = topology.Parts()
+    parts.add(low, face, (0, 0, 0), 4)
+    parts.add(high, face, (4, 0, 0), 4)
+    vertices, faces = parts.joined()
+    assert len(vertices) == 4
+    corners = [{tuple(vertex) for vertex in vertices[each]} for each in faces]
+    assert corners[0] & corners[1] == {(4.0, 1.5, 2.0), (4.0, 1.0, 2.5)}
+    assert corners[1] - corners[0] == {(4.5, 1.0, 2.0)}
 
 
 def test_decimation_keeps_a_closed_surface_closed():

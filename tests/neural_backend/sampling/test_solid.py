@@ -17,9 +17,21 @@ def ball(radius=0.3, centre=(0.5, 0.5, 0.5), inverted=False):
     return mesh
 
 
-def understood(*meshes):
+def understood(*meshes, loose=False):
+    """Of some meshes as one; where it is loose, each face has corners of its own, as in an stl."""
     mesh = trimesh.util.concatenate(meshes)
-    return solid.understood(np.asarray(mesh.vertices), np.asarray(mesh.faces, dtype=np.int64))
+    vertices, faces = np.asarray(mesh.vertices), np.asarray(mesh.faces, dtype=np.int64)
+    if loose:
+        vertices, faces = vertices[faces].reshape(-1, 3), np.arange(faces.size).reshape(-1, 3)
+    return solid.understood(vertices, faces)
+
+
+def check_segments(distance, segments):
+    """That each part of the way is as far from the surface as it is told."""
+    for share in (0.0, 0.3, 0.7, 1.0):
+        part = segments[:, 7] + share * (1.0 - segments[:, 7])
+        at = segments[:, :3] + part[:, None] * segments[:, 3:6]
+        assert distance(at) == pytest.approx(part * segments[:, 6], abs=2e-5)
 
 
 def test_a_closed_mesh_is_what_it_is():
@@ -31,9 +43,10 @@ def test_a_closed_mesh_is_what_it_is():
 
 def test_parts_turned_inside_out_are_turned_around():
     left, right = (0.25, 0.5, 0.5), (0.75, 0.5, 0.5)
-    found = understood(ball(0.2, left), ball(0.2, right, inverted=True))
-    assert found.warnings == ("1 of its 2 parts' faces point inwards; they are turned around",)
-    assert found.distance(np.array([left, right])) == pytest.approx(-0.2, abs=0.01)
+    for loose in (False, True):
+        found = understood(ball(0.2, left), ball(0.2, right, inverted=True), loose=loose)
+        assert found.warnings == ("1 of its 2 parts' faces point inwards; they are turned around",)
+        assert found.distance(np.array([left, right])) == pytest.approx(-0.2, abs=0.01)
     found = understood(ball(inverted=True))
     assert found.warnings == ("its faces point inwards; they are turned around",)
     assert found.distance(CENTRE) == pytest.approx(-0.3, abs=0.01)
@@ -78,6 +91,11 @@ def test_a_hole_is_closed_smoothly():
     assert distance[0] < 0.0 < distance[-1]
     # no jump where its sign changes: there the nearest face is as far as the hole is wide
     assert np.abs(np.diff(distance)).max() < 3.0 * (height[1] - height[0])
+    points = np.random.default_rng(0).uniform([0.3, 0.3, 0.6], [0.7, 0.7, 0.9], (500, 3))
+    segments = found.distance.segments(points, found.walls)
+    # to where the hole is closed nothing is known of the way
+    assert 0.2 < (segments[:, 7] == 1.0).mean() < 0.9
+    check_segments(found.distance, segments)
 
 
 def test_what_encloses_nothing_gets_a_thickness():
@@ -94,6 +112,18 @@ def test_what_encloses_nothing_gets_a_thickness():
     at = segments[:, :3] + 0.4 * segments[:, 3:6]
     free = segments[:, 7] == 0.0
     assert found.distance(at[free]) == pytest.approx(0.4 * segments[free, 6], abs=1e-6)
+
+
+def test_folded_sheets_are_as_far_as_their_nearer_side():
+    ridge = np.array([[0.2, 0.2, 0.5], [0.8, 0.2, 0.5]])
+    flaps = [ridge + [0.0, 0.6, height] for height in (-0.01, 0.01)]
+    vertices = np.concatenate([ridge, *flaps])
+    found = solid.understood(vertices, np.array([[0, 1, 2], [1, 3, 2], [0, 1, 4], [1, 5, 4]]))
+    assert "sheets" in found.warnings[0]
+    points = np.random.default_rng(0).uniform([0.3, 0.3, 0.48], [0.7, 0.7, 0.52], (500, 3))
+    segments = found.distance.segments(points, False)
+    assert (segments[:, 6] < 0.0).mean() > 0.2
+    check_segments(found.distance, segments)
 
 
 def test_sheets_beside_a_solid_are_left_out_and_told():

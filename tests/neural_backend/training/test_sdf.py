@@ -51,6 +51,41 @@ def test_a_hash_field_learns_a_torus(torus):
     assert task.field(point).item() / scale == pytest.approx(-0.7, abs=0.2)
 
 
+def test_samples_are_on_the_surface_near_it_and_anywhere(torus):
+    task = SdfTask(fitted(**SMALL), torus, CPU, lambda event: None)
+    points, distance = task._samples()
+    assert len(points) == len(distance) == SMALL["batch"]
+    exact = Reference(torus, task.field_from_world).distance(points.double().numpy())
+    np.testing.assert_allclose(distance.numpy(), exact, atol=2e-5)
+    assert (np.abs(exact) < 1e-6).mean() == pytest.approx(0.25, abs=0.01)
+    assert ((np.abs(exact) > 1e-6) & (np.abs(exact) < 0.05)).mean() > 0.4
+    assert (np.abs(exact) > 0.1).mean() > 0.05
+    assert (exact < -0.02).any()
+
+
+def test_a_quarter_of_the_samples_is_on_the_surface_also_where_there_are_walls(tmp_path):
+    balls = [trimesh.creation.icosphere(3).apply_translation([x, 0.0, 0.0]) for x in (0.0, 0.8)]
+    trimesh.util.concatenate(balls).export(tmp_path / "two.ply")
+    task = SdfTask(fitted(**SMALL), tmp_path / "two.ply", CPU, lambda event: None)
+    points, distance = task._samples()
+    assert (distance == 0.0).float().mean() == pytest.approx(0.25, abs=0.01)
+    world = (points[distance == 0.0].numpy() - task.field_from_world[:3, 3]) / (
+        task.field_from_world[0, 0]
+    )
+    away = np.linalg.norm(world[:, None] - [[0.0, 0.0, 0.0], [0.8, 0.0, 0.0]], axis=2)
+    # none of them on a part of a ball that lies within the other
+    assert away.min(axis=1).min() > 0.98
+
+
+def test_errors_count_in_proportion_to_the_distance(torus, monkeypatch):
+    task = SdfTask(fitted(**SMALL), torus, CPU, lambda event: None)
+    points = torch.full((3, 3), 0.5)
+    wanted = task.field(points).detach() + torch.tensor([0.02, -0.02, 0.0])
+    monkeypatch.setattr(task, "_samples", lambda: (points, wanted))
+    expected = (0.02 / (wanted[:2].abs() + 0.01)).sum() / 3
+    assert float(task.step(0.0).loss) == pytest.approx(float(expected), rel=1e-4)
+
+
 def test_fourier_features_learn_a_torus(torus):
     settings = {"encoding": "gaussian", "frequencies": 32, "hidden_layers": 2, "width": 64}
     task, _ = learn(torus, 400, batch=2048, learning_rate=1e-2, **settings)
