@@ -45,6 +45,9 @@ def test_a_hash_field_learns_a_torus(torus):
     task, losses = learn(torus, 200, learning_rate=0.03, **SMALL)
     assert losses[-1] < 0.1 * losses[0]
     assert iou(task, torus) > 0.95
+    loaded = sdf.load_field(fitted(**SMALL), task.state(), CPU)
+    points = torch.rand(100, 3)
+    assert (loaded(points) - task.field(points)).abs().max() < 0.02
     centre_of_tube = task.field_from_world @ [7.0, 0.0, -7.0, 1.0]
     point = torch.from_numpy(centre_of_tube[None, :3]).float()
     scale = task.field_from_world[0, 0]
