@@ -105,14 +105,18 @@ class History:
 class Following:
     """A run that is being looked at.
 
+    Args:
+        scene: the name of the one that its field belongs to; empty where that is not known.
+
     Attributes:
         history: its progress.
         picture: the newest live view.
         field_from_world: [4, 4] of the run; None before it is known.
     """
 
-    def __init__(self, run: RunFolder):
+    def __init__(self, run: RunFolder, scene: str = ""):
         self.run = run
+        self._scene = scene
         self.history = History()
         self.picture: Picture | None = None
         self.field_from_world: npt.NDArray[np.float64] | None = None
@@ -125,6 +129,15 @@ class Following:
         self._followed = 0
         self._touch_at = 0.0
         self._drawn, self._draw_at = 0, 0.0
+
+    def is_shown_in(self, scene: bpy.types.Scene) -> bool:
+        """Whether viewports that show a scene show the field too."""
+        ours = self._scene in ("", scene.name)
+        return ours and self.history.running and bool(scene.neural_fields.show_live)
+
+    def is_seen_from(self, region: bpy.types.Region) -> bool:
+        """Whether it is a viewport's region that the backend renders for."""
+        return self._followed == region.as_pointer()
 
     def look(self) -> float:
         """Look once; returns the seconds until it should look again."""
@@ -198,7 +211,7 @@ class Following:
         eyes: dict[int, Eye] = {}
         in_image = live_image.shown()
         for window, area, region, data in _viewports():
-            if not (in_image or window.scene.neural_fields.show_live):
+            if not (in_image or self.is_shown_in(window.scene)):
                 continue
             size = region.width, region.height
             space: Any = area.spaces.active
@@ -258,11 +271,15 @@ def following() -> Following | None:
     return _following
 
 
-def follow(run: RunFolder) -> None:
-    """Look at a training, until ``stop``; instead of at another one."""
+def follow(run: RunFolder, scene: str = "") -> None:
+    """Look at a training, until ``stop``; instead of at another one.
+
+    Args:
+        scene: the name of the one that the field belongs to; empty where that is not known.
+    """
     global _following
     stop()
-    _following = Following(run)
+    _following = Following(run, scene)
     if not bpy.app.background:  # where nothing is to be seen
         bpy.app.timers.register(_look, first_interval=TICK, persistent=True)
 

@@ -130,6 +130,7 @@ def training_steps(
     settings: config.TrainingSettings,
     resume: bool = False,
     keeps: Callable[[], bool] = lambda: False,
+    scene: str = "",
 ) -> Steps[protocol.Done | None]:
     """Train on ``source`` into a run's folder; returns how the training ended.
 
@@ -138,6 +139,7 @@ def training_steps(
 
     Args:
         keeps: says whether the training goes on when Blender closes.
+        scene: the name of the one in which it is shown; empty for all.
 
     Raises:
         BadInput: when it fails: the backend's own line, or where the log is.
@@ -170,7 +172,7 @@ def training_steps(
     for file in (run.cancel, run.keep):  # of a backend that was killed
         with contextlib.suppress(OSError):
             file.unlink()
-    live.follow(run)
+    live.follow(run, scene)
     try:
         yield from backend.run_steps(program, arguments, run.log, look, leave=leave)
     except BadInput:
@@ -240,7 +242,7 @@ class Plan:
         program = yield from backend.check_steps(training.device)
         source = yield from self._source_steps(field)
         done = yield from training_steps(
-            program, source, self._run, training, self.resume, self._keeps
+            program, source, self._run, training, self.resume, self._keeps, self.place.scene_name
         )
         return _summary(done, (yield from self._bring_steps(program, views)))
 

@@ -296,8 +296,8 @@ def _shown(context: bpy.types.Context) -> Following | None:
     following = live.following()
     if following is None or _broken or context.region_data is None:
         return None
-    running = following.history.running and following.field_from_world is not None
-    return following if running and context.scene.neural_fields.show_live else None
+    known = following.field_from_world is not None
+    return following if known and following.is_shown_in(context.scene) else None
 
 
 def _rectangle(context: bpy.types.Context, following: Following) -> eye.Rectangle | None:
@@ -337,7 +337,8 @@ def _draw_curve(context: bpy.types.Context, following: Following) -> None:
     scale = context.preferences.system.ui_scale
     right = _free_width(context.area, region)
     room = right >= _SMALLEST[0] * scale and region.height >= _SMALLEST[1] * scale
-    if not context.scene.neural_fields.show_curve or not room:
+    shown = context.scene.neural_fields.show_curve and following.is_seen_from(region)
+    if not shown or not room:
         return
     note = "" if _rectangle(context, following) else iface("updating the view")
     left = right - (_SIZE[0] + _INSET) * scale

@@ -76,6 +76,7 @@ def test_the_eye_is_told_once_it_rests(run, monkeypatch) -> None:
     )
     region = next(region for region in area.regions if region.type == "WINDOW")
     assert (first.intrinsics.w, first.intrinsics.h) == (region.width, region.height)
+    assert live.following().is_seen_from(region)
     written = run.eye.read_bytes()
     look(3)
     assert run.eye.read_bytes() == written
@@ -107,6 +108,15 @@ def test_nobody_looks_where_it_is_switched_off(run, start_scene) -> None:
     start_scene.neural_fields.show_live = False
     look(5)
     assert not run.eye.exists()
+
+
+def test_the_field_of_one_scene_is_not_shown_in_another(run, start_scene) -> None:
+    live.follow(run, "Another")
+    look(5)
+    assert not run.eye.exists()
+    live.follow(run, start_scene.name)
+    look(5)
+    assert run.eye.exists()
 
 
 def test_a_view_is_of_the_eye_that_it_was_asked_for(run, monkeypatch) -> None:
