@@ -88,6 +88,16 @@ def test_colours_are_right_everywhere_also_at_seams(baked):
     assert np.abs(seen - wanted).max() < 0.006, "one texel is about .003 wide"
 
 
+def test_texels_are_asked_for_at_their_middles():
+    """In a small picture half a texel is seen."""
+    vertices, faces, normals = sphere()
+    small = texture.baked(vertices, faces, normals, 64, bumpy, lambda points, _: points)
+    face, weights = points_on(faces, np.random.default_rng(0))
+    uv = at(small.atlas.uv, small.atlas.faces, face, weights)
+    error = sampled(small.color, uv) / 255.0 - at(vertices, faces, face, weights)
+    assert np.abs(error).mean() < 0.002, "one texel is about .025 wide"
+
+
 def test_a_smaller_picture_shows_no_background(baked):
     """Each texel of a mipmap is a mean: what lies between the charts must be like them."""
     smaller = baked.color.reshape(64, 8, 64, 8, 3).mean(axis=(1, 3)) / 255.0
