@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import imageio.v3
 import numpy as np
@@ -14,6 +15,7 @@ from neural_backend.dataset.transforms import Dataset, Intrinsics, View
 from neural_backend.fields.surface_radiance import FIRST_SHARPNESS, SurfaceRadianceField
 from neural_backend.training import nerf, neus, run
 from neural_backend.training.fitting import fit
+from neural_backend.training.nerf import Rays
 from neural_backend.training.neus import NeusTask
 
 from .scenes import around, check_that_it_goes_on_exactly, pixel_rays, train
@@ -146,6 +148,76 @@ def test_depth_shows_the_hollow_at_once(scene):
         found = trained.field.distance(x)
     assert ((found < 0.0) == (truth < 0.0))[truth.abs() > 0.02].float().mean() > 0.97
     assert (found - truth)[truth.abs() < 0.01].abs().mean() < 0.01
+
+
+def test_alpha_counts_beside_colour(scene, monkeypatch):
+    trained = task(scene)
+    rays = trained._rays_through(trained._drawn.draw(256, trained._generator))
+    known = rays.rgba[:, 3]
+    assert 0.0 < known.mean() < 1.0
+    monkeypatch.setattr(trained, "_shape_loss", lambda surface: torch.zeros(()))
+    losses = []
+    for alpha in (known, 1.0 - known):
+        # the same colours on the background
+        seen = rays.rgba[:, :3] + (alpha - known)[:, None] * rays.background
+        rendered = seen, alpha, 2.0 * alpha
+        monkeypatch.setattr(trained._kernels, "render_surface", lambda *_, r=rendered: r)
+        losses.append(float(trained._loss_of(rays, None)[0]))
+    assert losses[0] < 1e-3
+    assert losses[1] == pytest.approx(-neus.MASK * math.log(1e-4), rel=1e-3)
+    assert losses[1] > 0.1
+
+
+def test_what_is_no_distance_or_within_what_must_be_empty_is_a_loss(scene, monkeypatch):
+    trained = task(scene)
+    trained._open(0.0)
+
+    def loss(distance):
+        monkeypatch.setattr(trained.field, "distance", distance)
+        return float(trained._shape_loss(torch.rand(50, 3)))
+
+    assert loss(lambda x: 10.0 + x[:, 0]) < 1e-4
+    # four times too steep a slope's error, squared
+    assert loss(lambda x: 10.0 + 3.0 * x[:, 0]) == pytest.approx(0.4, rel=1e-3)
+    # the bowl takes a small part of the box
+    assert 4.0 < loss(lambda x: x[:, 0] - 10.0) < 12.0
+
+
+@pytest.mark.parametrize(
+    ("term", "distance"),
+    [
+        # half of the way through the box is free, and has a wall in its middle
+        ("FREE", lambda x: (x[:, 2] - 0.5).clamp(max=0.25) - 2.0 * (x[:, 2] - 0.75).clamp(min=0.0)),
+        ("FREE", lambda x: x[:, 2] - 0.3),
+        ("NEARBY", lambda x: x[:, 2] - 0.505),
+        ("NORMAL", lambda x: 0.6 * (x[:, 2] - 0.5) + 0.8 * (x[:, 0] - 0.5)),
+    ],
+    ids=["in front", "too far", "off", "tilted"],
+)
+def test_passes_tell_where_a_plane_is(scene, monkeypatch, term, distance):
+    trained = task(scene)
+    trained._open(1.0)
+    eyes = torch.rand(200, 3) * 0.8 + 0.1
+    eyes[:, 2] = 2.0
+    down = torch.tensor([0.0, 0.0, -1.0]).expand_as(eyes)
+    rays = Rays(torch.arange(200), eyes, down, None, None, None)
+    plane = SimpleNamespace(along=torch.full((200,), 1.5), normals=-down.half())
+    for other in {"FREE", "NEARBY", "NORMAL"} - {term}:
+        monkeypatch.setattr(neus, other, 0.0)
+    monkeypatch.setattr(trained.field, "distance", lambda x: x[:, 2] - 0.5)
+    assert float(trained._seen_loss(rays, plane)) < 1e-3
+    monkeypatch.setattr(trained.field, "distance", distance)
+    assert float(trained._seen_loss(rays, plane)) > 0.02
+
+
+def test_cells_hold_density_where_the_surface_is(scene, monkeypatch):
+    trained = task(scene)
+    sharpness = trained.field.sharpness.item()
+    # half the diagonal of a cell is .027: one whose middle is no further off may hold the surface
+    for distance, least, most in ((-0.6, 0.0, 0.01), (0.6, 0.0, 0.01), (0.027, 0.4, 0.6)):
+        monkeypatch.setattr(trained.field, "distance", lambda x, d=distance: torch.full((1,), d))
+        held = trained._held(torch.rand(1, 3)).item() / sharpness
+        assert least <= held <= most
 
 
 def test_depth_that_is_no_number_is_told(scene, tmp_path):
