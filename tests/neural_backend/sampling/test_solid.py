@@ -117,7 +117,7 @@ def test_what_encloses_nothing_gets_a_thickness():
 def test_sheets_close_together_are_one_thick_sheet():
     """From within, the border on the other side of the nearer one may lie in the other."""
     square = np.array([[0.1, 0.1, 0.498], [0.9, 0.1, 0.498], [0.9, 0.9, 0.498], [0.1, 0.9, 0.498]])
-    vertices = np.concatenate([square, square + [0.0, 0.0, 0.004]])
+    vertices = np.concatenate([square, square + np.array([0.0, 0.0, 0.004])])
     found = solid.understood(vertices, np.array([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]]))
     assert "taken for sheets" in found.warnings[0]
     points = np.random.default_rng(0).uniform([0.3, 0.3, 0.49], [0.7, 0.7, 0.51], (500, 3))
