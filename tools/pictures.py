@@ -18,7 +18,8 @@ OF_DEMO = ("comparison.png", "mesh.png")
 OF_WINDOW = {
     "test_environment.py": ("install", "install-dialog"),
     "test_window.py": ("idle", "rig", "export", "training", "finished"),
-    "test_results.py": ("result_panel", "compare", "camera_background"),
+    "test_faults.py": ("list after a restart",),
+    "test_results.py": ("result_panel", "compare"),
 }
 
 
@@ -30,7 +31,8 @@ def main() -> None:
     subprocess.run(test, cwd=ROOT, env=environment, check=True)
     for folder in sorted((ROOT / "build" / "screenshots").iterdir()):
         for name in itertools.chain(*OF_WINDOW.values()):
-            shutil.copyfile(folder / f"{name}.png", IMAGES / f"{name}-{folder.name}.png")
+            copy = IMAGES / f"{name}-{folder.name}.png".replace(" ", "-")
+            shutil.copyfile(folder / f"{name}.png", copy)
     for name in OF_DEMO:
         shutil.copyfile(ROOT / "demo_output" / name, IMAGES / name)
 
