@@ -266,6 +266,29 @@ def test_levels_open_from_the_coarsest_on(scene, monkeypatch):
     assert edges == [1 / 4, 1 / 4, 1 / 8, 1 / 16, 1 / 16]
 
 
+def test_the_colour_gets_the_direction_of_view_after_the_form(scene, monkeypatch):
+    trained = task(scene)
+    directed = []
+    monkeypatch.setattr(trained.field, "open", lambda levels, share: directed.append(share))
+    for progress in (0.0, 0.25, 0.375, 0.5, 1.0):
+        trained._open(progress)
+    assert directed == [0.0, 0.0, 0.5, 1.0, 1.0]
+
+
+def test_the_grid_follows_the_surface(scene, monkeypatch):
+    trained = task(scene, dataclasses.replace(SMALL, batch=1024))
+    looked = []
+    monkeypatch.setattr(trained.grid, "renew", lambda held, count, generator: looked.append(count))
+    train(trained, 9)
+    # at first at all cells, then at some every fourth step
+    assert looked == [len(trained.grid.density), 1024, 1024]
+
+
+def test_errors_of_colours_are_absolute(scene):
+    predicted, target = torch.tensor([[0.1, 0.5, 0.5]]), torch.tensor([[0.4, 0.5, 0.2]])
+    assert task(scene)._error(predicted, target).item() == pytest.approx(0.2)
+
+
 def test_photos_begin_with_a_ball_and_a_warning(scene, tmp_path):
     views = scene.split("train")[:4]
     for view in views:
