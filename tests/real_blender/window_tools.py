@@ -90,7 +90,10 @@ def play(
             pass
         except BaseException:
             report["failure"] = traceback.format_exc()
-            failed()
+            try:
+                failed()
+            except Exception:  # what has failed first is to be told, and Blender to end
+                report["failure"] += traceback.format_exc()
         pathlib.Path(path).write_text(json.dumps(report))
         bpy.ops.wm.quit_blender()
         return None
