@@ -251,7 +251,8 @@ def _why(status: int, log: BinaryIO, begin: int) -> str:
     how = f"was killed by signal {-status}" if status < 0 else f"failed with status {status}"
     # the system ends the process that asks for too much memory with signal 9
     hint = ", perhaps for lack of memory" if status == -9 else ""
-    said = f": {last}" if last else ""
+    # what is killed has not said why: its last line is of its progress
+    said = f": {last}" if last and status > 0 else ""
     return f"The backend {how}{hint}{said}; its log is {log.name}"
 
 
