@@ -25,6 +25,9 @@ EXIT_BAD_INPUT = 2
 CANCEL = "cancel"
 """The line on standard input that ends a run with a checkpoint; so does its end-of-file."""
 
+GENERATOR = "Neural Fields"
+"""What our meshes name as their generator, which tells them from others'."""
+
 _LOCK = ".lock"
 _LOCK_WAITS = (0.05,) * 6  # seconds: whoever only looks at a lock holds it for an instant
 _RENAME_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4) if os.name == "nt" else ()  # seconds

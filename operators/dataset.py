@@ -21,7 +21,7 @@ from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend.config import DatasetSettings, RigSettings
 from ..neural_backend.dataset import exr, transforms
-from ..neural_backend.protocol import BadInput, in_words, write_json
+from ..neural_backend.protocol import BadInput, RunFolder, in_words, write_json
 from . import cameras, fingerprint, folders, geometry, knobs, passes
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps, reported
@@ -647,11 +647,13 @@ class NEURAL_FIELDS_OT_export_dataset(JobOperator, bpy.types.Operator):
 
     def steps(self, context: bpy.types.Context) -> Steps[Any]:
         settings = knobs.settings_of(context.scene)
-        folder = folders.output_folder(context.scene, self.output) / folders.DATASET
+        output = folders.output_folder(context.scene, self.output)
+        folder = output / folders.DATASET
         decided = passes.decided(settings, context.scene.render.engine)
-        exported = yield from export_steps(
-            context, settings.rig, decided, settings.collection, folder
-        )
+        with folders.alone(output, RunFolder(output / folders.RUN)):
+            exported = yield from export_steps(
+                context, settings.rig, decided, settings.collection, folder
+            )
         said = rpt("{count} views in {folder}")
         return said.format(count=len(exported.views), folder=folder)
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
 import tempfile
+from collections.abc import Iterator
 
 import bpy
 
 from .. import __package__ as base_package
+from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput, RunFolder
 
 DATASET = "dataset"
@@ -144,3 +147,26 @@ def own_folder(name: str, create: bool = True) -> pathlib.Path:
     except ValueError:  # not run from an extension repository
         path = os.path.join("neural_fields", name)
         return pathlib.Path(bpy.utils.user_resource("DATAFILES", path=path, create=create))
+
+
+@contextlib.contextmanager
+def alone(output: pathlib.Path, run: RunFolder) -> Iterator[None]:
+    """Keep other Blenders' trainings and exports out of an output folder.
+
+    Raises:
+        BadInput: one is in it, or its run is being trained.
+    """
+    if protocol.is_held(run.path):
+        raise BadInput(protocol.in_use(run))
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(protocol.held(output))
+        except BlockingIOError:
+            raise BadInput(
+                f"{output}: another Blender is at work in it; wait for its end or choose another "
+                "Output"
+            ) from None
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadInput(f"{output}: cannot be written to ({reason})") from None
+        yield

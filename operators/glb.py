@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import struct
 from typing import Any
 
@@ -17,6 +18,7 @@ import mathutils
 import numpy as np
 import numpy.typing as npt
 
+from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
 
 _HEADER = struct.Struct("<4sII")
@@ -27,6 +29,7 @@ _WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff")
 _TRIANGLES = 4
 _DEEPEST = 64
+_GENERATOR_WITHIN = 1024  # bytes from the file's beginning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,13 @@ class Triangles:
     colours: npt.NDArray[np.float32] | None
     uv: npt.NDArray[np.float32] | None
     pictures: dict[str, bytes]
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether a file says that the backend wrote it."""
+    with open(path, "rb") as file:
+        begin = file.read(_GENERATOR_WITHIN)
+    return re.search(rb'"generator"\s*:\s*"' + protocol.GENERATOR.encode(), begin) is not None
 
 
 def read(path: str | os.PathLike[str]) -> Triangles:

@@ -54,12 +54,26 @@ def extract_steps(
 
 
 def mesh_steps(program: str, found: Results, settings: config.ResultSettings) -> Steps[None]:
-    """Let the backend extract the run's mesh; raises as ``extract_steps``."""
+    """Let the backend extract the run's mesh; raises as ``extract_steps``.
+
+    Raises:
+        BadInput: a mesh stands there that is not ours, too.
+    """
+    require_no_strange_mesh(found)
     arguments = ["--output", str(found.mesh)]
     for name in ("resolution", "texture", "faces"):
         arguments += [f"--{name}", str(getattr(settings, f"mesh_{name}"))]
     extracting = Status(iface("Extracting the mesh"))
     yield from extract_steps(program, found, "mesh", arguments, lambda: extracting)
+
+
+def require_no_strange_mesh(found: Results) -> None:
+    """Raises BadInput where another program's mesh would be replaced."""
+    if found.mesh.exists() and not glb.is_ours(found.mesh):
+        raise BadInput(
+            f"{found.output}: holds {found.mesh.name}, which Neural Fields did not write and would "
+            "replace; choose another Output"
+        )
 
 
 def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:

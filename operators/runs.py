@@ -121,7 +121,8 @@ def read(folder: pathlib.Path) -> Run | None:
     run = RunFolder(folder)
     files = (run.lock, run.config, run.events, run.checkpoint)
     stamp = tuple(_stamp(file) for file in files)
-    if not any(time for time, _ in (*stamp, _stamp(run.log))):
+    # a lock alone makes no run: output folders have one too
+    if not any(time for time, _ in (*stamp[1:], _stamp(run.log))):
         return None
     before, found = _cache.get(folder, (None, Run("")))
     # who begins to train touches the lock; that somebody has ended no file tells

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import bpy
@@ -184,29 +184,6 @@ def training_steps(
     return follower.done
 
 
-@contextlib.contextmanager
-def _alone(output: pathlib.Path, run: protocol.RunFolder) -> Iterator[None]:
-    """Keep other Blenders' trainings out of an output folder.
-
-    Raises:
-        BadInput: one is in it, or its run is being trained.
-    """
-    if protocol.is_held(run.path):
-        raise BadInput(protocol.in_use(run))
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(protocol.held(output))
-        except BlockingIOError:
-            raise BadInput(
-                f"{output}: another Blender is at work in it; wait for its end or choose another "
-                "Output"
-            ) from None
-        except OSError as error:
-            reason = error.strerror or error
-            raise BadInput(f"{output}: cannot be written to ({reason})") from None
-        yield
-
-
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A training as it was asked for.
@@ -231,7 +208,7 @@ class Plan:
         return Job(label, self._steps(), self.found.name, self.found.run)
 
     def _steps(self) -> Steps[str]:
-        with _alone(self.found.output, self._run):
+        with folders.alone(self.found.output, self._run):
             known.add(self.found.output, bpy.data.filepath)
             return (yield from self._steps_alone())
 
@@ -249,6 +226,8 @@ class Plan:
     def _ahead_steps(self, field: str) -> Steps[tuple[View, ...]]:
         """What would fail after an hour of rendering must fail now; the sequence's cameras."""
         views: tuple[View, ...] = ()
+        if self.settings.result.mesh:
+            results.require_no_strange_mesh(self.found)
         if self.settings.result.sequence:
             views = yield from sequence.views_steps(self.place, self.settings)
             sequence.require_no_strange_frames(self.found, views)
@@ -283,7 +262,7 @@ class Plan:
 
     def results_steps(self) -> Steps[str]:
         """Bring the results of what is trained back."""
-        with _alone(self.found.output, self._run):
+        with folders.alone(self.found.output, self._run):
             views = yield from self._ahead_steps(_field_of(self._run))
             program = yield from backend.check_steps()
             brought = yield from self._bring_steps(program, views)

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..protocol import GENERATOR
+
 _FLOAT, _SHORT, _INT = 5126, 5123, 5125
 _TYPES = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
 _VERTICES, _INDICES = 34962, 34963
@@ -83,7 +85,7 @@ class _File:
     def __init__(self) -> None:
         self._blob = bytearray()
         self.json: dict[str, Any] = {
-            "asset": {"version": "2.0", "generator": "Neural Fields"},
+            "asset": {"version": "2.0", "generator": GENERATOR},
             "accessors": [],
             "bufferViews": [],
         }

@@ -159,7 +159,7 @@ def write_glb(path: pathlib.Path, scale: float = 1.0) -> None:
     indices = struct.pack("<6I", 0, 1, 2, 0, 2, 3)
     binary = positions + colours + indices
     content = {
-        "asset": {"version": "2.0"},
+        "asset": {"version": "2.0", "generator": "Neural Fields"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [{"children": [1]}, {"mesh": 0}],

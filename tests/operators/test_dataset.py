@@ -12,6 +12,7 @@ import pytest
 
 bpy = pytest.importorskip("bpy", reason="needs Blender as a module: pip install bpy")
 
+from neural_fields.neural_backend import protocol  # noqa: E402
 from neural_fields.neural_backend.config import DatasetSettings, RigSettings  # noqa: E402
 from neural_fields.neural_backend.dataset import exr, transforms  # noqa: E402
 from neural_fields.neural_backend.protocol import BadInput  # noqa: E402
@@ -675,3 +676,11 @@ def test_the_operator(cube, scene, tmp_path: pathlib.Path) -> None:
     bpy.data.objects.remove(cube)
     with pytest.raises(RuntimeError, match="nothing to render"):
         bpy.ops.neural_fields.export_dataset(output=str(tmp_path))
+
+
+def test_nothing_is_exported_where_another_blender_trains(start_scene, tmp_path) -> None:
+    (tmp_path / "run").mkdir()
+    for held in (tmp_path, tmp_path / "run"):
+        with protocol.held(held), pytest.raises(RuntimeError, match="wait for its end"):
+            bpy.ops.neural_fields.export_dataset(output=str(tmp_path))
+    assert not (tmp_path / "dataset").exists()

@@ -325,3 +325,18 @@ def test_a_file_of_one_s_own(fake, start_scene, tmp_path) -> None:
     fake.write_glb(tmp_path / "chair.glb")
     bpy.ops.neural_fields.import_mesh(filepath=str(tmp_path / "chair.glb"))
     assert "chair" in bpy.data.objects
+
+
+def test_anothers_mesh_is_not_replaced(fake, start_scene, no_renders, tmp_path) -> None:
+    file = tmp_path / "it" / "mesh.glb"
+    file.parent.mkdir()
+    file.write_bytes(b"glTF of somebody else")
+    with pytest.raises(RuntimeError, match=r"holds mesh\.glb, which Neural Fields did not write"):
+        bpy.ops.neural_fields.train(output=str(file.parent), results={"MESH"})
+    assert file.read_bytes() == b"glTF of somebody else"
+    assert fake.commands == []  # said before any work
+    file.unlink()
+    for _ in range(2):  # our own is replaced
+        assert bpy.ops.neural_fields.train(output=str(file.parent), results={"MESH"}) == {
+            "FINISHED"
+        }

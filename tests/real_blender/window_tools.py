@@ -35,9 +35,9 @@ def picture(framebuffer: str, path: pathlib.Path) -> None:
     rgba[..., :3] = pixels[::-1] / 255.0
     image = bpy.data.images.new("screen", width, height)
     image.pixels.foreach_set(rgba.ravel())
-    image.filepath_raw = str(path)
-    image.file_format = "PNG"
-    image.save()
+    # nothing may be written to a data-block from a timer while a render, or in 4.3 since one, has
+    # Blender's lock of them; its functions may be called
+    image.save(filepath=str(path))
     bpy.data.images.remove(image)
 
 
