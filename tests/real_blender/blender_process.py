@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+PICTURES = ROOT / "build" / "screenshots"
 TIMEOUT = 900.0
 
 
@@ -38,8 +44,11 @@ class Blender:
         self, *arguments: str | pathlib.Path, before: Sequence[str] = (), check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run it to its end; ``before`` is a command that runs it (xvfb-run and its options)."""
+        return self._call([*before, self.program, *map(str, arguments)], check)
+
+    def _call(self, command: Sequence[str], check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [*before, self.program, *map(str, arguments)],
+            command,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -57,3 +66,49 @@ class Blender:
         """Run an expression in the background, after opening the files."""
         last = ("--python-exit-code", "1", "--python-expr", expression)
         return self.run("-b", *files, *last, check=check)
+
+    def window_command(
+        self,
+        script: pathlib.Path,
+        folder: pathlib.Path,
+        *options: str | pathlib.Path,
+        **arguments: object,
+    ) -> list[str]:
+        """What plays a script in a window, on a virtual screen; see ``window_tools``.
+
+        Args:
+            folder: gets the screen's framebuffer and the script's ``report.json``.
+            options: Blender's, and the file that it opens.
+            arguments: of the script, beside the places of its report and its pictures.
+        """
+        if shutil.which("xvfb-run") is None:
+            pytest.skip("no xvfb-run on the PATH (Debian's package xvfb)")
+        pictures = PICTURES / self.version
+        pictures.mkdir(parents=True, exist_ok=True)
+        given = {
+            "report": str(folder / "report.json"),
+            "pictures": str(pictures),
+            "framebuffer": str(folder / "Xvfb_screen0"),
+            **arguments,
+        }
+        screen = f"-screen 0 1280x800x24 -fbdir {folder}"
+        command = ["xvfb-run", "-a", "-s", screen, self.program, *map(str, options)]
+        command += ["--enable-event-simulate", "-p", "0", "0", "1280", "800"]
+        command += ["--python-exit-code", "1", "--python", str(script), "--", json.dumps(given)]
+        return command
+
+    def play(
+        self,
+        script: pathlib.Path,
+        folder: pathlib.Path,
+        *options: str | pathlib.Path,
+        **arguments: object,
+    ) -> tuple[dict[str, Any], str]:
+        """Play a script in a window to its end: its report, in which nothing has failed, and what
+        Blender printed; see ``window_command``."""
+        done = self._call(self.window_command(script, folder, *options, **arguments))
+        report = folder / "report.json"
+        assert report.exists(), done.stdout[-4000:]
+        said = json.loads(report.read_text(encoding="utf-8"))
+        assert "failure" not in said, said["failure"]
+        return said, done.stdout

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import pathlib
-import shutil
 
-import pytest
-from blender_process import ROOT, Blender
+from blender_process import Blender
 
 SCRIPT = pathlib.Path(__file__).with_name("environment_script.py")
 BEFORE = """
@@ -84,24 +82,7 @@ def test_offline_it_refuses_and_names_the_commands(
 
 def test_two_clicks_begin_it(blender: Blender, tmp_path: pathlib.Path) -> None:
     """The panel's button and the dialog's; it goes on when the preferences are closed."""
-    if shutil.which("xvfb-run") is None:
-        pytest.skip("no xvfb-run on the PATH (Debian's package xvfb)")
-    pictures = ROOT / "build" / "screenshots" / blender.version
-    pictures.mkdir(parents=True, exist_ok=True)
-    report = tmp_path / "report.json"
-    arguments = {
-        "report": str(report),
-        "pictures": str(pictures),
-        "framebuffer": str(tmp_path / "Xvfb_screen0"),
-    }
-    done = blender.run(
-        *("--online-mode", "--enable-event-simulate", "-p", "0", "0", "1280", "800"),
-        *("--python-exit-code", "1", "--python", SCRIPT, "--", json.dumps(arguments)),
-        before=["xvfb-run", "-a", "-s", f"-screen 0 1280x800x24 -fbdir {tmp_path}"],
-    )
-    assert report.exists(), done.stdout[-4000:]
-    found = json.loads(report.read_text(encoding="utf-8"))
-    assert "failure" not in found, found["failure"]
+    found, _ = blender.play(SCRIPT, tmp_path, "--online-mode")
     assert found == {
         "asked": True,
         "started": True,

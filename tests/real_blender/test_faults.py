@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 import signal
 import subprocess
 import time
@@ -14,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from blender_process import ROOT, Blender
+from blender_process import Blender
 
 from neural_backend import kernels, protocol
 
 SCRIPT = pathlib.Path(__file__).with_name("faults_script.py")
-PICTURES = ROOT / "build" / "screenshots"
 SCENARIOS = (
     "killed",
     "damaged",
@@ -56,24 +54,15 @@ def script(
     blender: Blender, folder: pathlib.Path, *scenarios: str
 ) -> tuple[list[str], pathlib.Path]:
     """The command that plays scenarios in a window, and the report that it writes."""
-    if shutil.which("xvfb-run") is None:
-        pytest.skip("no xvfb-run on the PATH (Debian's package xvfb)")
-    pictures = PICTURES / blender.version
-    pictures.mkdir(parents=True, exist_ok=True)
     screen = folder / scenarios[0]
     screen.mkdir()
-    arguments = {
-        "scenarios": scenarios,
-        "output": str(folder / "out"),
-        "report": str(screen / "report.json"),
-        "pictures": str(pictures),
-        "zip": str(next(blender.profile.parent.glob("*.zip"))),
-        "framebuffer": str(screen / "Xvfb_screen0"),
-    }
-    command = ["xvfb-run", "-a", "-s", f"-screen 0 1280x800x24 -fbdir {screen}", blender.program]
-    command += [str(folder / "scene.blend"), "--enable-event-simulate", "-p", "0", "0", "1280"]
-    command += ["800", "--python-exit-code", "1", "--python", str(SCRIPT), "--"]
-    return [*command, json.dumps(arguments)], screen / "report.json"
+    command = blender.window_command(
+        *(SCRIPT, screen, folder / "scene.blend"),
+        scenarios=scenarios,
+        output=str(folder / "out"),
+        zip=str(next(blender.profile.parent.glob("*.zip"))),
+    )
+    return command, screen / "report.json"
 
 
 def save(blender: Blender, folder: pathlib.Path, seconds: float, output: str = "out") -> None:

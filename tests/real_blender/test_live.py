@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import shutil
 
 import numpy as np
-import pytest
-from blender_process import ROOT, Blender
+from blender_process import PICTURES, ROOT, Blender
 
 SCRIPT = pathlib.Path(__file__).with_name("live_script.py")
 DEMO_SCENE = ROOT / "tools" / "demo_scene.py"
-PICTURES = ROOT / "build" / "screenshots"
 QUICK = {"field": "sdf", "seconds": 300.0, "measured": 8.0}
 FINE = {"field": "nerf", "seconds": 300.0, "measured": 60.0}
 """Settings of the pictures in the manual: set NEURAL_FIELDS_FINE_PICTURES (`make pictures`)."""
@@ -22,29 +18,11 @@ BINS = (0, 12, 20, 50, 100, 200, 500, 10_000)
 
 
 def test_the_field_in_training_is_on_the_screen(blender: Blender, tmp_path: pathlib.Path) -> None:
-    if shutil.which("xvfb-run") is None:
-        pytest.skip("no xvfb-run on the PATH (Debian's package xvfb)")
-    pictures = PICTURES / blender.version
-    pictures.mkdir(parents=True, exist_ok=True)
-    report, scene = tmp_path / "report.json", tmp_path / "scene.blend"
+    scene = tmp_path / "scene.blend"
     blender.run("-b", "--factory-startup", "--python", DEMO_SCENE, "--", scene)
-    arguments = {
-        "output": str(tmp_path / "it"),
-        "report": str(report),
-        "pictures": str(pictures),
-        "framebuffer": str(tmp_path / "Xvfb_screen0"),
-        **(FINE if os.environ.get("NEURAL_FIELDS_FINE_PICTURES") else QUICK),
-    }
-    done = blender.run(
-        *(scene, "--enable-event-simulate"),
-        *("-p", "0", "0", "1280", "800", "--python-exit-code", "1", "--python", SCRIPT),
-        *("--", json.dumps(arguments)),
-        before=["xvfb-run", "-a", "-s", f"-screen 0 1280x800x24 -fbdir {tmp_path}"],
-    )
-    assert report.exists(), done.stdout[-4000:]
-    said = json.loads(report.read_text())
-    assert "failure" not in said, said["failure"]
-    assert "is not drawn" not in done.stdout, done.stdout[-4000:]
+    settings = FINE if os.environ.get("NEURAL_FIELDS_FINE_PICTURES") else QUICK
+    said, printed = blender.play(SCRIPT, tmp_path, scene, output=str(tmp_path / "it"), **settings)
+    assert "is not drawn" not in printed, printed[-4000:]
     assert said["error"] == ""
     for place in ("camera", "own_view", "orthographic", "camera_again"):
         # gizmos and words lie over a few points
@@ -70,4 +48,4 @@ def test_the_field_in_training_is_on_the_screen(blender: Blender, tmp_path: path
     assert said["left"] == [False, False], "nobody looks any more"
     assert not said["torch"], "torch was loaded in Blender's process"
     for name in ("camera", "own_view", "orthographic", "image_editor", "ended"):
-        assert (pictures / f"live_{name}.png").stat().st_size > 10_000, name
+        assert (PICTURES / blender.version / f"live_{name}.png").stat().st_size > 10_000, name
