@@ -56,6 +56,12 @@ def draw_backend_missing(layout: bpy.types.UILayout, context: bpy.types.Context)
     props.module = base_package
 
 
+def draw_progress(row: bpy.types.UILayout, name: str, status: Status) -> None:
+    """Draw a bar with the part that is done, or with a name where that is unknown."""
+    text = name if status.fraction is None else f"{status.fraction:.0%}"
+    row.progress(factor=status.fraction or 0.0, text=text)
+
+
 def draw_subject(column: bpy.types.UILayout, rig: Any, label: str) -> None:
     """Draw what is framed, and learned by a signed distance: scene, selection or collection."""
     column.prop(rig, "subject", text=label)
@@ -133,11 +139,9 @@ class NEURAL_FIELDS_PT_job(SidebarPanel, bpy.types.Panel):
                 draw_lines(column, context, status.text)
 
     def _draw_bar(self, column: bpy.types.UILayout, name: str, status: Status) -> None:
-        fraction = status.fraction
         bar = column.row()
         bar.scale_y = 1.3
-        text = name if fraction is None else f"{fraction:.0%}"
-        bar.progress(factor=fraction or 0.0, text=text)
+        draw_progress(bar, name, status)
 
 
 class NEURAL_FIELDS_PT_message(SidebarPanel, bpy.types.Panel):

@@ -10,7 +10,7 @@ from bpy.app.translations import pgettext_iface as iface
 from .. import __package__ as base_package
 from ..neural_backend.protocol import BadInput
 from ..operators import backend, environment, install, job
-from .panels import draw_lines
+from .panels import draw_lines, draw_progress
 
 
 class NEURAL_FIELDS_AP_preferences(bpy.types.AddonPreferences):
@@ -87,12 +87,10 @@ def _draw_state(box: bpy.types.UILayout, context: bpy.types.Context) -> None:
 
 def _draw_job(box: bpy.types.UILayout, context: bpy.types.Context) -> None:
     owner = job.owner
-    fraction = owner.status.fraction
     # above the bar: see NEURAL_FIELDS_PT_job
     draw_lines(box, context, owner.status.text)
     row = box.split(factor=0.8, align=True)
-    text = owner.label if fraction is None else f"{fraction:.0%}"
-    row.progress(factor=fraction or 0.0, text=text)
+    draw_progress(row, owner.label, owner.status)
     row.operator("neural_fields.cancel", text="Cancel", icon="CANCEL")
 
 
