@@ -13,6 +13,8 @@ import json
 import os
 import platform
 import runpy
+import signal
+import subprocess
 import sys
 
 from .protocol import EXIT_FAILED
@@ -36,12 +38,23 @@ def _has(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
+def _end_all() -> None:
+    """End this process and those that it has started: venv lets another Python install pip."""
+    if sys.platform == "win32":
+        subprocess.run(["taskkill", "/F", "/T", "/PID", str(os.getpid())], check=False)
+    else:
+        os.killpg(0, signal.SIGKILL)
+    os._exit(EXIT_FAILED)
+
+
 def main() -> None:
     if sys.argv[1:2] == ["about"]:
         print(json.dumps(about()))
     elif sys.argv[1:2] == ["run"] and len(sys.argv) > 2:
+        if sys.platform != "win32":
+            os.setpgid(0, 0)
         # pip has nothing to wind down that its folder's removal does not
-        leash = Leash(on_pull=lambda: os._exit(EXIT_FAILED))
+        leash = Leash(on_pull=_end_all)
         del sys.argv[:2]
         assert not leash.pulled
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

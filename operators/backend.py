@@ -35,7 +35,7 @@ _LAST_GRACE = 3.0
 _DOCTOR_TIMEOUT = 300.0
 
 # behind a window the backend takes what that leaves: it has all cores to itself but for moments
-_NICENESS = 5
+_NICENESS = 10
 _CREATION_FLAGS = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 _BEHIND_A_WINDOW = _CREATION_FLAGS | getattr(subprocess, "BELOW_NORMAL_PRIORITY_CLASS", 0)
 

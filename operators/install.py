@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -128,19 +129,28 @@ def remove_steps() -> Steps[str]:
 
 
 def removal_steps(paths: Sequence[pathlib.Path]) -> Steps[None]:
-    """Remove files and folders, a little at a time; to the end where the job is closed meanwhile.
+    """Remove files and folders, a little at a time.
+
+    To the end also where the job is cancelled or closed meanwhile.
 
     Raises:
         BadInput: something cannot be removed.
     """
     failed: list[OSError] = []
-    try:
-        for path in paths:
-            yield from _in_slices(_removals(path, failed), Status(iface("Removing files")))
-    except GeneratorExit:
-        for path in paths:
-            _remove_now(path)
-        raise
+    cancelled: Cancelled | None = None
+    work = itertools.chain.from_iterable(_removals(path, failed) for path in paths)
+    while True:
+        try:
+            yield from _in_slices(work, Status(iface("Removing files")))
+            break
+        except Cancelled as asked:
+            cancelled = asked
+        except GeneratorExit:
+            for _ in work:
+                pass
+            raise
+    if cancelled:
+        raise cancelled
     if failed:
         raise BadInput(
             f"{failed[0].filename}: cannot be removed ({failed[0].strerror}); close what uses it"

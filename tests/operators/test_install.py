@@ -182,6 +182,29 @@ def cancel_in_the_middle(fake: Fake) -> None:
     fake.fails("")
 
 
+@pytest.mark.parametrize("how", ["cancelled", "closed"])
+def test_what_is_being_removed_is_removed_to_the_end(
+    own, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(install, "_SLICE", 0.0)
+    folders_there = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders_there:
+        (folder / "inner").mkdir(parents=True)
+        (folder / "inner" / "file").touch()
+    owner = job.Owner()
+    owner.start("Remove", install.removal_steps(folders_there))
+    assert owner.advance()
+    assert all(folder.exists() for folder in folders_there)
+    if how == "cancelled":
+        owner.cancel()
+        with pytest.raises(job.Cancelled):
+            drive(owner)
+    else:
+        owner.close()
+    assert owner.cancelled
+    assert not any(folder.exists() for folder in folders_there)
+
+
 def test_cancelling_leaves_the_old_one(fake, own) -> None:
     bpy.ops.neural_fields.install_backend()
     before = backend.python()

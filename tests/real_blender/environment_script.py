@@ -1,7 +1,7 @@
 """Runs inside a real Blender's window: two clicks begin the installation of the backend.
 
 Its arguments, after ``--``, are a json object: report, pictures (a folder), framebuffer (Xvfb's
-file). Nothing can be downloaded: pip is given no index.
+file). Nothing can be downloaded: pip is given an index that never answers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import pathlib
+import socket
 import sys
 
 import bpy
@@ -23,8 +24,12 @@ BLUE = (0.28, 0.45, 0.70)
 """The colour of the button that a dialog expects to be pressed."""
 
 del os.environ["NEURAL_FIELDS_PYTHON"]
-os.environ["PIP_NO_INDEX"] = "1"
-os.environ.pop("PIP_FIND_LINKS", None)
+# the system takes what asks for a connection; nobody answers it
+silent = socket.create_server(("127.0.0.1", 0))
+os.environ["PIP_INDEX_URL"] = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+os.environ["PIP_TIMEOUT"] = "60"
+for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL"):
+    os.environ.pop(name, None)
 job = importlib.import_module(f"{window_tools.MODULE}.operators.job")
 environment = importlib.import_module(f"{window_tools.MODULE}.operators.environment")
 report: dict[str, object] = {}
