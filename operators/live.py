@@ -13,7 +13,7 @@ import os
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import bpy
@@ -157,7 +157,7 @@ class Following:
         now = time.monotonic()
         if shown is not None or (self.history.version != self._drawn and now >= self._draw_at):
             self._drawn, self._draw_at = self.history.version, now + _REDRAW_EVERY
-            _redraw()
+            _redraw(self.is_shown_in)
         return _SOON if len(events) > 50 else TICK
 
     def end(self) -> None:
@@ -258,9 +258,10 @@ def _viewports() -> Iterator[
                     yield window, area, region, data
 
 
-def _redraw() -> None:
-    for _, area, _, _ in _viewports():
-        area.tag_redraw()
+def _redraw(shown_in: Callable[[bpy.types.Scene], bool] = lambda _: True) -> None:
+    for window, area, _, _ in _viewports():
+        if shown_in(window.scene):
+            area.tag_redraw()
 
 
 _following: Following | None = None

@@ -1,7 +1,8 @@
 """Runs inside a real Blender's window: trains, and looks at the live view from several places.
 
 Its arguments, after ``--``, are a json object: output, report, pictures (a folder), framebuffer
-(Xvfb's file), field, seconds (of training), measured (seconds).
+(Xvfb's file), field, seconds (of training), measured (seconds), without (seconds with the live
+view switched off).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ job, live, eye, live_view = (
     importlib.import_module(f"{MODULE}.{name}")
     for name in ("operators.job", "operators.live", "operators.eye", "ui.live_view")
 )
-report: dict[str, Any] = {"differences": {}, "seconds": {}, "gaps": {}}
+report: dict[str, Any] = {"differences": {}, "seconds": {}, "gaps": {}, "drawn": {}}
 ticks: list[float] = []
+draws: list[float] = []
 
 
 def timed(name: str, do: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,14 +55,22 @@ def heartbeat() -> float:
     return 0.01
 
 
+def drawn() -> None:
+    draws.append(time.perf_counter())
+
+
 def measure(name: str, seconds: float, redraw: bool = False) -> Scenario:
+    """Report the gaps between ticks, and in which of them the viewport was drawn."""
     ticks.clear()
+    draws.clear()
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         if redraw:
             view()[1].tag_redraw()
         yield 1.0
     report["gaps"][name] = np.diff(ticks).tolist()
+    counts = np.histogram(draws, ticks)[0]
+    report["drawn"][name] = counts.astype(bool).tolist()
 
 
 def picture(name: str) -> None:
@@ -135,6 +145,7 @@ def scenario() -> Scenario:
     yield from window_tools.show_tab()
     data.view_perspective = "CAMERA"
     yield 1.0
+    bpy.types.SpaceView3D.draw_handler_add(drawn, (), "WINDOW", "PRE_VIEW")
     yield from measure("idle", 8.0, redraw=True)
     with bpy.context.temp_override(window=window, area=area, region=main_region()):
         bpy.ops.neural_fields.train(
@@ -156,6 +167,11 @@ def scenario() -> Scenario:
     yield from measure("training", ARGUMENTS["measured"])
     report["went_on"] = following.history.version > pictures[0]
     report["renewed"] = following.picture is not pictures[1]
+    if ARGUMENTS["without"]:
+        window.scene.neural_fields.show_live = False
+        yield 2.0
+        yield from measure("training, live view off", ARGUMENTS["without"])
+        window.scene.neural_fields.show_live = True
     data.view_perspective = "PERSP"
     data.view_location, data.view_distance = (2.0, -1.0, 1.0), 9.0
     yield 0.1
