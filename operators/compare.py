@@ -107,13 +107,15 @@ class NEURAL_FIELDS_OT_compare(JobOperator, bpy.types.Operator):
         description="How many test views at most, evenly spread; where the dataset has none, "
         "validation or training views",
         default=3,
-        min=1,
+        soft_min=1,
         soft_max=20,
         options={"SKIP_SAVE"},
     )
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         found, views = folders.results_of(context.scene, self.output, self.run), self.views
+        if views < 1:
+            raise BadInput(f"views is {views}: give at least 1")
         results.require_trained(found)
         program = yield from backend.check_steps()
         scores = yield from compare_steps(program, found, views)

@@ -384,6 +384,14 @@ def leftovers() -> list[pathlib.Path]:
     return [path for path in paths if not in_use(path)]
 
 
+def is_there() -> bool:
+    """Whether there is anything to remove: an environment, what is left of one, downloads."""
+    try:
+        return any(path.name != ".lock" for path in root().iterdir())
+    except OSError:
+        return False
+
+
 def preference(name: str, default: Any) -> Any:
     """One of the add-on's preferences."""
     addon: bpy.types.Addon | None = bpy.context.preferences.addons.get(base_package)

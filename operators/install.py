@@ -21,6 +21,7 @@ import bpy
 from bpy.app.translations import pgettext_iface as iface
 from bpy.app.translations import pgettext_n as marked
 from bpy.app.translations import pgettext_rpt as rpt
+from bpy.app.translations import pgettext_tip as tip
 
 from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
@@ -676,6 +677,15 @@ class NEURAL_FIELDS_OT_remove_backend(JobOperator, bpy.types.Operator):
 
     bl_idname = "neural_fields.remove_backend"
     bl_label = "Remove Backend"
+
+    @classmethod
+    def poll(cls, context: bpy.types.Context) -> bool:
+        if not super().poll(context):
+            return False
+        if environment.is_there():
+            return True
+        cls.poll_message_set(tip("No backend is installed"))
+        return False
 
     def steps(self, context: bpy.types.Context) -> Steps[str]:
         return remove_steps()

@@ -479,6 +479,8 @@ class NEURAL_FIELDS_OT_cancel(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
+        if not owner.running:
+            cls.poll_message_set(tip("Nothing is running"))
         return owner.running
 
     def execute(self, context: bpy.types.Context) -> set[Any]:
@@ -496,6 +498,8 @@ class NEURAL_FIELDS_OT_pause(bpy.types.Operator):
 
     @classmethod
     def poll(cls, context: bpy.types.Context) -> bool:
+        if not owner.status.training:
+            cls.poll_message_set(tip("No training is running"))
         return owner.status.training
 
     def execute(self, context: bpy.types.Context) -> set[Any]:

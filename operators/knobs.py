@@ -101,8 +101,15 @@ _SHOWN_UNITS = {"radians": "degrees"}
 _LARGEST_INT = 2**31 - 1
 
 
-def property_of(knob: config.Knob, **changes: Any) -> Any:
-    """The ``bpy.props`` annotation of a knob; ``changes`` replaces some of its keywords."""
+def property_of(knob: config.Knob, refused: bool = False, **changes: Any) -> Any:
+    """The ``bpy.props`` annotation of a knob.
+
+    Args:
+        refused: a number out of range is kept as it is given, for ``settings_of`` to refuse.
+            Otherwise Blender moves it to the nearest one in range, which a panel shows and a
+            script is not told.
+        changes: replaces some of its keywords.
+    """
     unit = _SHOWN_UNITS.get(knob.unit, knob.unit)
     keywords: dict[str, Any] = {
         "name": LABELS.get(knob.name, knob.name.replace("_", " ").title()),
@@ -119,13 +126,14 @@ def property_of(knob: config.Knob, **changes: Any) -> Any:
         return bpy.props.BoolProperty(**(keywords | changes))
     if knob.type is str:
         return bpy.props.StringProperty(**(keywords | changes))
+    low, high = ("soft_min", "soft_max") if refused else ("min", "max")
     if knob.low is not None:
-        keywords["min"] = knob.low
+        keywords[low] = knob.low
     if knob.high is not None:
-        keywords["max"] = knob.high
+        keywords[high] = knob.high
     keywords |= _SUBTYPES.get(knob.unit, {})
     if knob.type is int:
-        keywords["max"] = min(keywords.get("max", _LARGEST_INT), _LARGEST_INT)
+        keywords[high] = min(keywords.get(high, _LARGEST_INT), _LARGEST_INT)
         return bpy.props.IntProperty(**(keywords | changes))
     if not knob.unit:
         keywords |= {"precision": 4, "step": 1}

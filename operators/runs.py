@@ -12,6 +12,8 @@ import math
 import os
 import pathlib
 import re
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from bpy.app.translations import pgettext_tip as tip
 from ..neural_backend import config, protocol
 from ..neural_backend.protocol import BadInput, RunFolder
 from . import folders, knobs, known, live, train
-from .job import Job, JobOperator, Steps, one_line, owner, redraw
+from .job import Job, JobOperator, Steps, owner, redraw
 from .place import place_of
 
 if TYPE_CHECKING:  # what mixes _RunOperator in is an operator
@@ -40,6 +42,8 @@ _AT_ONCE = 0.02  # seconds
 _REST = 50.0
 """After a look, on a slow drive, they are left alone so many times as long as it took."""
 _TAIL = 16_384  # bytes of a run's events
+_OPENS = 0.5
+"""Seconds within which the system's opener has failed, where it does."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -400,6 +404,37 @@ def _settings_of(row: Row) -> config.TrainingSettings:
     return settings
 
 
+def _go_on(context: bpy.types.Context, row: Row, label: str, more: float = 0.0) -> Job:
+    """The job that goes on with a run's training, with its own settings.
+
+    Args:
+        label: the job's.
+        more: seconds of training that are added to what it has had; 0: as long as it was meant to
+            be.
+
+    Raises:
+        BadInput: there is nothing to go on with.
+    """
+    if row.run.state == TRAINING and row.job is None:
+        raise BadInput(protocol.in_use(RunFolder(row.folder)))
+    if not row.run.can_resume:
+        raise BadInput(f"{row.name}: there is nothing to go on with; train a new field")
+    if row.run.state == FINISHED and not more:
+        raise BadInput(
+            f"{row.name}: has finished: there is nothing to resume; use More Time to train it on"
+        )
+    own = _settings_of(row)
+    if more:
+        own = dataclasses.replace(own, max_seconds=row.run.seconds + more, max_steps=0)
+    settings = knobs.settings_of(context.scene)
+    result = settings.result
+    if not row.is_of_this_file:
+        result = dataclasses.replace(result, mesh=False, sequence=False, volume=False)
+    settings = dataclasses.replace(settings, training=own, result=result)
+    plan = train.Plan(place_of(context), settings, folders.Results(row.folder), resume=True)
+    return plan.job(label)
+
+
 class NEURAL_FIELDS_OT_resume(JobOperator, bpy.types.Operator):
     """Go on with the run's training from its checkpoint, on the dataset that is there, with its own
     settings, and bring the results back"""
@@ -410,46 +445,24 @@ class NEURAL_FIELDS_OT_resume(JobOperator, bpy.types.Operator):
     queues = True
 
     run: _key_property()
-    more: bpy.props.FloatProperty(
-        name="More Time",
-        description="Seconds of training more than it has had. 0: as long as it was meant to be",
-        min=0.0,
-        default=0.0,
-        subtype="TIME_ABSOLUTE",
-        unit="TIME_ABSOLUTE",
-        options={"SKIP_SAVE"},
-    )
 
     def job(self, context: bpy.types.Context) -> Job:
-        row = _meant(self.run, context)
-        if row.run.state == TRAINING and row.job is None:
-            raise BadInput(protocol.in_use(RunFolder(row.folder)))
-        if not row.run.can_resume:
-            raise BadInput(f"{row.name}: there is nothing to go on with; train a new field")
-        own = _settings_of(row)
-        if self.more:
-            own = dataclasses.replace(own, max_seconds=row.run.seconds + self.more, max_steps=0)
-        settings = knobs.settings_of(context.scene)
-        result = settings.result
-        if not row.is_of_this_file:
-            result = dataclasses.replace(result, mesh=False, sequence=False, volume=False)
-        settings = dataclasses.replace(settings, training=own, result=result)
-        found = folders.Results(row.folder)
-        plan = train.Plan(place_of(context), settings, found, resume=True)
-        return plan.job(iface(self.bl_label))
+        return _go_on(context, _meant(self.run, context), iface(self.bl_label))
 
 
-class NEURAL_FIELDS_OT_more_time(bpy.types.Operator):
+class NEURAL_FIELDS_OT_more_time(JobOperator, bpy.types.Operator):
     """Train the run for some more time, from its checkpoint, and bring the results back"""
 
     bl_idname = "neural_fields.more_time"
-    bl_label = "Continue Training"
+    bl_label = "More Time"
+    bl_options = {"UNDO"}
+    queues = True
 
     run: _key_property()
     seconds: bpy.props.FloatProperty(
         name="More Time",
         description="Training time that is added to what the run has had",
-        min=1.0,
+        soft_min=1.0,
         default=60.0,
         subtype="TIME_ABSOLUTE",
         unit="TIME_ABSOLUTE",
@@ -467,12 +480,10 @@ class NEURAL_FIELDS_OT_more_time(bpy.types.Operator):
     def draw(self, context: bpy.types.Context) -> None:
         self.layout.prop(self, "seconds")
 
-    def execute(self, context: bpy.types.Context) -> set[Any]:
-        try:
-            return bpy.ops.neural_fields.resume(run=self.run, more=self.seconds)
-        except RuntimeError as error:
-            self.report({"ERROR"}, one_line(error))
-            return {"CANCELLED"}
+    def job(self, context: bpy.types.Context) -> Job:
+        if self.seconds < 1.0:
+            raise BadInput(f"seconds is {self.seconds:g}: give at least 1")
+        return _go_on(context, _meant(self.run, context), iface(self.bl_label), self.seconds)
 
 
 class NEURAL_FIELDS_OT_bring_back(JobOperator, bpy.types.Operator):
@@ -509,6 +520,30 @@ class NEURAL_FIELDS_OT_duplicate_settings(_RunOperator, bpy.types.Operator):
         return rpt("{run}: its settings are those of the scene now").format(run=row.name)
 
 
+def _open(path: pathlib.Path) -> None:
+    """Show a file or a folder with the program that the system has for it.
+
+    Raises:
+        BadInput: it has none.
+    """
+    try:
+        if sys.platform in ("win32", "darwin"):
+            bpy.ops.wm.path_open(filepath=str(path))
+            return
+        # Blender's own prints a traceback where this fails, and waits where it does not return
+        nothing = subprocess.DEVNULL
+        opener = subprocess.Popen(
+            ["xdg-open", str(path)], stdin=nothing, stdout=nothing, stderr=nothing
+        )
+        if opener.wait(_OPENS) == 0:
+            return
+    except subprocess.TimeoutExpired:
+        return
+    except (OSError, RuntimeError):
+        pass
+    raise BadInput(f"{path}: no program here opens it; look at it by hand")
+
+
 class NEURAL_FIELDS_OT_open_run(_RunOperator, bpy.types.Operator):
     """Show the run's folder in the system's file browser"""
 
@@ -521,7 +556,7 @@ class NEURAL_FIELDS_OT_open_run(_RunOperator, bpy.types.Operator):
         folder = row.folder if row.folder.is_dir() else row.folder.parent
         if not folder.is_dir():
             raise BadInput(f"{folder}: is not there yet")
-        bpy.ops.wm.path_open(filepath=str(folder))
+        _open(folder)
         return ""
 
 
@@ -537,7 +572,7 @@ class NEURAL_FIELDS_OT_show_log(_RunOperator, bpy.types.Operator):
         log = RunFolder(row.folder).log
         if not log.is_file():
             raise BadInput(f"{log}: there is no log; that of earlier runs is in the last one's")
-        bpy.ops.wm.path_open(filepath=str(log))
+        _open(log)
         return ""
 
 
@@ -570,6 +605,10 @@ class NEURAL_FIELDS_OT_delete_run(_RunOperator, bpy.types.Operator):
     def act(self, context: bpy.types.Context, row: Row) -> str:
         if row.job is not None or row.run.state == TRAINING:
             raise BadInput(f"{row.name}: is in use; cancel it first")
+        if protocol.is_held(row.folder.parent):  # its mesh or its sequence may be being made
+            raise BadInput(
+                f"{row.folder.parent}: a job is at work in it; wait for its end or cancel it first"
+            )
         run = RunFolder(row.folder)
         try:
             with protocol.held(run.path):

@@ -50,7 +50,8 @@ _ARGUMENTS = {
 
 def _argument(name: str) -> Any:
     group, knob = _ARGUMENTS[name]
-    return knobs.property_of(knobs.named(config.GROUPS[group], knob), options={"SKIP_SAVE"})
+    declared = knobs.named(config.GROUPS[group], knob)
+    return knobs.property_of(declared, refused=True, options={"SKIP_SAVE"})
 
 
 def arguments_of(settings: config.TrainingSettings) -> list[str]:

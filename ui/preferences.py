@@ -107,7 +107,7 @@ def _draw_buttons(box: bpy.types.UILayout, variant: str) -> None:
             props.variant = variant
         props = row.operator("neural_fields.install_backend", text="Repair", icon="TOOL_SETTINGS")
         props.variant, props.afresh = variant, True
-    if found is not None or environment.leftovers():
+    if environment.is_there():
         row.operator("neural_fields.remove_backend", text="Remove", icon="TRASH")
     row.operator("neural_fields.check_backend", text="Check", icon="CHECKMARK")
 

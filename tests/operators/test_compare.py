@@ -54,6 +54,8 @@ def test_what_fails_is_said_and_leaves_nothing(
     with pytest.raises(RuntimeError, match=said) as caught:
         bpy.ops.neural_fields.compare(output=str(output))
     assert str(caught.value).strip().count("\n") == 0
+    with pytest.raises(RuntimeError, match="views is -5: give at least 1"):
+        bpy.ops.neural_fields.compare(output=str(output), views=-5)
     with pytest.raises(RuntimeError, match="no trained field is there yet"):
         bpy.ops.neural_fields.compare(output=str(output.parent / "none"))
     assert counts() == before

@@ -326,6 +326,17 @@ def test_remove(fake, own) -> None:
     assert bpy.ops.neural_fields.remove_backend() == {"FINISHED"}
     assert [path.name for path in own.iterdir()] == [".lock"]
     assert environment.installed() is None
+    with pytest.raises(RuntimeError, match="No backend is installed"):
+        bpy.ops.neural_fields.remove_backend()
+
+
+def test_what_a_failed_installation_has_left_is_removed(fake, own) -> None:
+    fake.fails("no network")
+    with pytest.raises(RuntimeError, match="cannot reach the internet"):
+        bpy.ops.neural_fields.install_backend()
+    assert (own / "cache").exists(), "the next one goes on from there"
+    assert bpy.ops.neural_fields.remove_backend() == {"FINISHED"}
+    assert [path.name for path in own.iterdir()] == [".lock"]
 
 
 def test_what_a_training_uses_is_not_removed(fake, own) -> None:

@@ -336,3 +336,11 @@ def test_the_background_raises_one_line(operator) -> None:
 
 def test_cancel_has_nothing_to_do_when_nothing_runs() -> None:
     assert not bpy.ops.neural_fields.cancel.poll()
+
+
+@pytest.mark.parametrize(
+    ("operator", "said"), [("cancel", "Nothing is running"), ("pause", "No training is running")]
+)
+def test_with_nothing_running_a_line_says_so(operator: str, said: str) -> None:
+    with pytest.raises(RuntimeError, match=rf"poll\(\) {said}"):
+        getattr(bpy.ops.neural_fields, operator)()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 
 import bpy
 import pytest
@@ -61,6 +62,22 @@ def test_overrides_win(start_scene: bpy.types.Scene) -> None:
     assert (copied.rig.views, copied.result.mesh, copied.result.sequence) == (7, False, True)
     with pytest.raises(BadInput, match="rig: views is 1: give at least 3"):
         knobs.settings_of(start_scene, {"rig": {"views": 1}})
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "said"),
+    [
+        ("views", 0, "rig: views is 0: give at least 3"),
+        ("views", -5, "rig: views is -5: give at least 3"),
+        ("resolution", 1_000_000, "dataset: resolution is 1000000: give at most 16384"),
+        ("max_seconds", -1.0, "training: max_seconds is -1.0: give at least 0"),
+    ],
+)
+def test_an_argument_out_of_range_is_told(
+    start_scene: bpy.types.Scene, tmp_path: pathlib.Path, argument: str, value: float, said: str
+) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        bpy.ops.neural_fields.train(output=str(tmp_path), **{argument: value})
 
 
 def test_the_collection_comes_along(start_scene: bpy.types.Scene) -> None:

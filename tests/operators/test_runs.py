@@ -298,8 +298,26 @@ def test_more_time_is_added_to_what_it_has_had(fake, output) -> None:
     bpy.context.scene.neural_fields.result.sequence = False
     assert bpy.ops.neural_fields.more_time(run=str(output / "run"), seconds=30.0) == {"FINISHED"}
     assert fake.calls[1][fake.calls[1].index("--max-seconds") + 1] == "120.0"
-    with pytest.raises(RuntimeError, match="there is no such run"):
+    with pytest.raises(RuntimeError, match="there is no such run") as caught:
         bpy.ops.neural_fields.more_time(run="/nowhere", seconds=30.0)
+    assert str(caught.value).count("no such run") == 1
+    with pytest.raises(RuntimeError, match="seconds is -3: give at least 1"):
+        bpy.ops.neural_fields.more_time(run=str(output / "run"), seconds=-3.0)
+
+
+def test_a_finished_run_is_not_resumed(fake, output) -> None:
+    make_run(output / "run", STARTED, protocol.Done(9, 120.0))
+    label = bpy.ops.neural_fields.more_time.get_rna_type().name
+    with pytest.raises(RuntimeError, match=f"has finished: .* use {label} to"):
+        bpy.ops.neural_fields.resume(run=str(output / "run"))
+    assert fake.commands == [], "nothing was begun"
+
+
+def test_an_error_is_said_once(output, capfd) -> None:
+    with pytest.raises(RuntimeError):
+        bpy.ops.neural_fields.more_time(run="/nowhere", seconds=30.0)
+    said = "".join(capfd.readouterr())
+    assert said.count("there is no such run") <= 1, said
 
 
 def test_what_cannot_be_resumed_is_refused(fake, output) -> None:
@@ -323,6 +341,19 @@ def test_settings_are_duplicated(start_scene, output) -> None:
     assert training.learning_rate == 0.01
 
 
+def test_what_a_job_is_at_work_on_is_not_deleted(output) -> None:
+    """Another Blender extracts its mesh: the training is over, and only the output is held."""
+    make_run(output / "run", STARTED, protocol.Done(9, 120.0))
+    with (
+        protocol.held(output),
+        pytest.raises(RuntimeError, match="a job is at work in it; wait for its end"),
+    ):
+        bpy.ops.neural_fields.delete_run(run=str(output / "run"))
+    assert (output / "run" / "checkpoint.safetensors").exists()
+    assert bpy.ops.neural_fields.delete_run(run=str(output / "run")) == {"FINISHED"}
+    assert not (output / "run").exists()
+
+
 def test_only_what_a_run_has_written_is_deleted(output) -> None:
     make_run(output / "run", STARTED)
     make_run(output / "run.1", STARTED)
@@ -337,6 +368,34 @@ def test_what_is_not_there_is_not_opened(output) -> None:
     make_run(output / "run", STARTED)
     with pytest.raises(RuntimeError, match="there is no log"):
         bpy.ops.neural_fields.show_log(run=str(output / "run"))
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="these have openers of their own")
+def test_where_nothing_opens_it_a_line_says_so(output, tmp_path, monkeypatch, capfd) -> None:
+    make_run(output / "run", STARTED)
+    (output / "run" / "log.txt").write_text("all is well")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+
+    def opens(status: int) -> None:
+        program = programs / "xdg-open"
+        program.write_text(f'#!/bin/sh\necho "$1" > {programs}/opened\nexit {status}\n')
+        program.chmod(0o755)
+
+    for prepare in (lambda: None, lambda: opens(3)):
+        prepare()
+        for operator, path in (
+            (bpy.ops.neural_fields.show_log, output / "run" / "log.txt"),
+            (bpy.ops.neural_fields.open_run, output / "run"),
+        ):
+            with pytest.raises(RuntimeError) as caught:
+                operator(run=str(output / "run"))
+            assert f"{path}: no program here opens it" in str(caught.value)
+    opens(0)
+    assert bpy.ops.neural_fields.show_log(run=str(output / "run")) == {"FINISHED"}
+    assert (programs / "opened").read_text().strip() == str(output / "run" / "log.txt")
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def plan_of(output: pathlib.Path) -> train.Plan:
