@@ -57,11 +57,13 @@ class RunFolder:
 
     ``cancel`` asks the training to end with a checkpoint, whoever started it. ``keep`` lets it go
     on when standard input ends: Blender closes, and leaves it running. Either is there or not.
+    ``scene`` is Blender's: the settings of the rig, the dataset and the result.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = pathlib.Path(path)
         self.config = self.path / "config.json"
+        self.scene = self.path / "scene.json"
         self.events = self.path / "events.jsonl"
         self.checkpoint = self.path / "checkpoint.safetensors"
         self.preview = self.path / "preview.png"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import pathlib
 from typing import Any
 
 import bpy
 import numpy as np
 
 from ..neural_backend import config
-from ..neural_backend.protocol import BadInput, in_words
+from ..neural_backend.protocol import BadInput, first_line, in_words, write_json
 from . import place
 
 LABELS = {
@@ -99,6 +101,7 @@ _SUBTYPES = {
 BLEND_RELATIVE: Any = {"PATH_SUPPORTS_BLEND_RELATIVE"} if bpy.app.version >= (4, 5, 0) else set()
 _SHOWN_UNITS = {"radians": "degrees"}
 _LARGEST_INT = 2**31 - 1
+_KEPT, _KEPT_VERSION = ("rig", "dataset", "result"), 1
 
 
 def property_of(knob: config.Knob, refused: bool = False, **changes: Any) -> Any:
@@ -180,6 +183,12 @@ class Settings:
     result: config.ResultSettings
     collection_name: str | None
 
+    def keep(self, file: pathlib.Path) -> None:
+        """Write all but the training's, which a run keeps itself. Raises OSError."""
+        groups = {name: dataclasses.asdict(getattr(self, name)) for name in _KEPT}
+        collection = {"collection": self.collection_name}
+        write_json(file, {"version": _KEPT_VERSION, **groups, **collection})
+
     @property
     def collection(self) -> bpy.types.Collection | None:
         """The subject's or the cameras' collection. Raises BadInput when it is gone."""
@@ -212,6 +221,35 @@ def settings_of(
             raise BadInput(f"{name}: {problem}")
     collection = stored.rig.collection
     return Settings(**copies, collection_name=collection.name_full if collection else None)
+
+
+def put(scene: bpy.types.Scene, file: pathlib.Path, training: config.TrainingSettings) -> None:
+    """Give a scene the settings of a run.
+
+    Args:
+        file: what ``Settings.keep`` has written; where it is not there, the run was begun without
+            Blender, and only the training's are changed.
+
+    Raises:
+        BadInput: the file cannot be read, or the scene is another file's; nothing is changed.
+    """
+    place.require_local(scene)
+    groups: dict[str, Any] = {"training": training}
+    collection = scene.neural_fields.rig.collection
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        groups |= {name: config.from_dict(config.GROUPS[name], values[name]) for name in _KEPT}
+        named = (each for each in bpy.data.collections if each.name_full == values["collection"])
+        collection = next(named, None)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: cannot be read ({first_line(error)})") from None
+    for name, group in groups.items():
+        stored = getattr(scene.neural_fields, name)
+        for knob in config.knobs(type(group)):
+            setattr(stored, knob.name, getattr(group, knob.name))
+    scene.neural_fields.rig.collection = collection
 
 
 def _plain(knob: config.Knob, value: Any) -> Any:

@@ -504,7 +504,8 @@ class NEURAL_FIELDS_OT_bring_back(JobOperator, bpy.types.Operator):
 
 
 class NEURAL_FIELDS_OT_duplicate_settings(_RunOperator, bpy.types.Operator):
-    """Train the scene's next field with the settings of this run"""
+    """Train the scene's next field with the settings of this run: its training's, and those of
+    rig, dataset and result that the scene had when it began"""
 
     bl_idname = "neural_fields.duplicate_settings"
     bl_label = "Use Its Settings"
@@ -513,10 +514,7 @@ class NEURAL_FIELDS_OT_duplicate_settings(_RunOperator, bpy.types.Operator):
     run: _key_property()
 
     def act(self, context: bpy.types.Context, row: Row) -> str:
-        settings = _settings_of(row)
-        for knob in config.knobs(type(settings)):
-            value = getattr(settings, knob.name)
-            setattr(context.scene.neural_fields.training, knob.name, value)
+        knobs.put(context.scene, RunFolder(row.folder).scene, _settings_of(row))
         return rpt("{run}: its settings are those of the scene now").format(run=row.name)
 
 

@@ -72,7 +72,8 @@ def arguments_of(settings: config.TrainingSettings) -> list[str]:
 class _Follower:
     """Turns the run's events into a status; remembers what its end needs."""
 
-    def __init__(self, run: protocol.RunFolder):
+    def __init__(self, run: protocol.RunFolder, begun: Callable[[], None]):
+        self._begun = begun
         # an earlier start of the run has left its events in the file
         self._reader = protocol.EventReader(run.events, from_end=True)
         self._status = Status(iface("Training: starting"), training=True)
@@ -82,6 +83,7 @@ class _Follower:
     def __call__(self) -> Status:
         for event in self._reader.poll():
             if isinstance(event, protocol.Started):
+                self._begun()
                 self._status = _status(
                     0.0,
                     iface("{field} on {device}").format(field=event.field, device=event.device),
@@ -132,6 +134,7 @@ def training_steps(
     resume: bool = False,
     keeps: Callable[[], bool] = lambda: False,
     scene: str = "",
+    begun: Callable[[], None] = lambda: None,
 ) -> Steps[protocol.Done | None]:
     """Train on ``source`` into a run's folder; returns how the training ended.
 
@@ -141,11 +144,12 @@ def training_steps(
     Args:
         keeps: says whether the training goes on when Blender closes.
         scene: the name of the one in which it is shown; empty for all.
+        begun: called when the run's folder is this run's.
 
     Raises:
         BadInput: when it fails: the backend's own line, or where the log is.
     """
-    follower = _Follower(run)
+    follower = _Follower(run, begun)
     arguments = ["train", str(source), "--run", str(run.path)]
     if resume:
         arguments += ["--preset", settings.preset, "--max-seconds", str(settings.max_seconds)]
@@ -220,7 +224,14 @@ class Plan:
         program = yield from backend.check_steps(training.device)
         source = yield from self._source_steps(field)
         done = yield from training_steps(
-            program, source, self._run, training, self.resume, self._keeps, self.place.scene_name
+            program,
+            source,
+            self._run,
+            training,
+            self.resume,
+            self._keeps,
+            self.place.scene_name,
+            self._begun,
         )
         return _summary(done, (yield from self._bring_steps(program, views)))
 
@@ -270,6 +281,11 @@ class Plan:
         if not brought:
             return rpt("Nothing is ticked under Result")
         return rpt("Imported {names}").format(names=_listed(brought))
+
+    def _begun(self) -> None:
+        if not self.resume:
+            with contextlib.suppress(OSError):
+                self.settings.keep(self._run.scene)
 
     def _keeps(self) -> bool:
         try:

@@ -381,7 +381,8 @@ def _to_resume(
     if header.seconds >= seconds or (steps and header.step >= steps):
         raise BadInput(
             f"{run.path}: resume: the run is finished ({header.seconds:.0f} s, {header.step} "
-            "steps); give it more: another --preset, --max-seconds or --max-steps"
+            "steps); give it more: another Preset (--preset), or a larger Time Override "
+            "(--max-seconds) or Steps (--max-steps)"
         )
     return settings, state, header
 
@@ -432,7 +433,7 @@ def _set_aside(run: RunFolder) -> None:
     Raises:
         OSError: a file cannot be moved.
     """
-    files = (run.config, run.events, run.preview, run.live, run.metrics, run.checkpoint)
+    files = (run.config, run.scene, run.events, run.preview, run.live, run.metrics, run.checkpoint)
     if not run.checkpoint.exists() and _is_unfinished(run):
         for file in files:
             file.unlink(missing_ok=True)

@@ -341,6 +341,38 @@ def test_settings_are_duplicated(start_scene, output) -> None:
     assert training.learning_rate == 0.01
 
 
+def test_all_that_a_run_was_begun_with_is_duplicated(fake, no_renders, start_scene, output) -> None:
+    settings = start_scene.neural_fields
+    settings.rig.kind = "orbit"
+    settings.rig.margin = 0.1
+    settings.rig.collection = bpy.data.collections["Collection"]
+    settings.dataset.samples = 9
+    settings.result.mesh = False
+    given = {"views": 17, "resolution": 99, "max_seconds": 12.5, "results": {"SEQUENCE"}}
+    bpy.ops.neural_fields.train(output=str(output), **given)
+    # a resumed one stays as it was begun
+    settings.rig.margin = 0.2
+    bpy.ops.neural_fields.more_time(run=str(output / "run"), seconds=30.0)
+    bpy.ops.wm.read_factory_settings()
+    scene = bpy.context.scene
+    assert bpy.ops.neural_fields.duplicate_settings(run=str(output / "run")) == {"FINISHED"}
+    found = settings_of(scene)
+    rig, dataset, result = found.rig, found.dataset, found.result
+    assert (rig.kind, rig.views, rig.margin, found.collection_name) == (
+        *("orbit", 17, 0.1),
+        "Collection",
+    )
+    assert (dataset.resolution, dataset.samples) == (99, 9)
+    assert (result.mesh, result.sequence) == (False, True)
+    (output / "run" / "scene.json").write_text('{"rig": {"views": 1}}')
+    scene.neural_fields.training.seed = 3
+    with pytest.raises(RuntimeError, match=r"scene.json: cannot be read \(views is 1: give at"):
+        bpy.ops.neural_fields.duplicate_settings(run=str(output / "run"))
+    assert scene.neural_fields.training.seed == 3, "nothing is changed"
+    bpy.ops.neural_fields.delete_run(run=str(output / "run"))
+    assert not (output / "run").exists()
+
+
 def test_what_a_job_is_at_work_on_is_not_deleted(output) -> None:
     """Another Blender extracts its mesh: the training is over, and only the output is held."""
     make_run(output / "run", STARTED, protocol.Done(9, 120.0))

@@ -60,11 +60,14 @@ def test_the_view_is_the_run_s_from_that_camera(field, seconds, views, mesh, tmp
     assert np.abs(live - finished)[both, :3].mean() < 25.0, "shown in the same colours"
 
 
-def test_a_new_run_keeps_the_old_one_s_view_with_it(views, tmp_path):
+def test_what_belongs_to_an_earlier_run_goes_with_it(views, tmp_path):
     run = protocol.RunFolder(tmp_path / "run")
     settings = TrainingSettings(max_steps=3, **SMALL)
     runs.train(views, run.path, settings)
     run.live.write_bytes(b"a picture")
+    run.scene.write_bytes(b"the scene's settings")
     runs.train(views, run.path, dataclasses.replace(settings, max_steps=2))
     assert not run.live.exists()
+    assert not run.scene.exists()
     assert (tmp_path / "run.1" / "live.png").read_bytes() == b"a picture"
+    assert (tmp_path / "run.1" / "scene.json").read_bytes() == b"the scene's settings"
