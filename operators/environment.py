@@ -50,7 +50,7 @@ VARIANTS = (
     ("cpu", "CPU", "Trains on the processor: the smallest download"),
     ("cuda", "CUDA", "NVIDIA graphics cards, on Linux and Windows"),
     ("rocm", "ROCm", "AMD graphics cards, on Linux"),
-    ("metal", "Metal", "Apple's own processors, on macOS"),
+    ("metal", "Apple Metal", "Apple's own processors, on macOS"),
 )
 
 _INDEX = "https://download.pytorch.org/whl"
@@ -149,7 +149,7 @@ def builds(system: str = sys.platform) -> dict[str, Build]:
             "cuda12": _build("cuda", "CUDA 12.6", system, 2600, 4800, "cu126"),
         }
     if system == "darwin":
-        metal = _build("metal", "Metal", system, 111, 471)
+        metal = _build("metal", "Apple Metal", system, 111, 471)
         return {"metal": metal, "cpu": metal}  # it is one build: a training chooses
     return {}
 

@@ -610,7 +610,7 @@ class NEURAL_FIELDS_OT_install_backend(JobOperator, bpy.types.Operator):
     bl_label = "Install Backend"
 
     variant: bpy.props.EnumProperty(
-        name="Build",
+        name="PyTorch Build",
         description="Which build of PyTorch",
         items=environment.VARIANTS,
         options={"SKIP_SAVE"},

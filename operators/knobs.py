@@ -81,7 +81,7 @@ _CHOICE_LABELS = {
     ("device", "auto"): ("Automatic", "The fastest that is there"),
     ("device", "cpu"): ("CPU", ""),
     ("device", "cuda"): ("CUDA", "NVIDIA GPU, or AMD's through the same name"),
-    ("device", "mps"): ("Metal", "Apple's GPU"),
+    ("device", "mps"): ("Apple Metal", "Apple's GPU"),
     ("sequence_path", "auto"): (
         "Automatic",
         "The active camera's animation where it has one, else the rig's orbit",

@@ -17,7 +17,7 @@ class NEURAL_FIELDS_AP_preferences(bpy.types.AddonPreferences):
     bl_idname = base_package
 
     variant: bpy.props.EnumProperty(
-        name="Build",
+        name="PyTorch Build",
         description="Which build of PyTorch Install Backend takes",
         items=environment.VARIANTS,
     )

@@ -410,7 +410,7 @@ def test_the_sources_of_torch() -> None:
 
 def test_a_build_that_is_not_for_this_system_is_told(monkeypatch) -> None:
     monkeypatch.setattr(environment.platform, "machine", lambda: "x86_64")
-    with pytest.raises(BadInput, match=r"no Metal for .*; choose one of Automatic, CPU"):
+    with pytest.raises(BadInput, match=r"no Apple Metal for .*; choose one of Automatic, CPU"):
         environment.build_of("metal")
     monkeypatch.setattr(environment.platform, "machine", lambda: "riscv64")
     with pytest.raises(BadInput, match=r"nothing is built for .* on riscv64"):
