@@ -4,7 +4,7 @@ from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend.config import ResultSettings
 from ..neural_backend.dataset.transforms import View
-from . import results, sequence, volume
+from . import colour, results, sequence, volume
 from .folders import Results
 from .job import Steps
 from .place import Place
@@ -27,9 +27,10 @@ def bring_steps(
         BadInput: one of them cannot be extracted.
     """
     brought = []
+    display = colour.of_run(found.run)
     if settings.mesh:
         yield from results.mesh_steps(program, found, settings)
-        mesh = results.import_mesh(place.scene, found.mesh, found.name)
+        mesh = results.import_mesh(place.scene, found.mesh, found.name, display)
         brought.append(rpt("mesh {name}").format(name=mesh.name))
     if settings.sequence:
         yield from sequence.sequence_steps(program, found, views)
@@ -37,5 +38,6 @@ def bring_steps(
         brought.append(rpt("sequence {name}").format(name=image.name))
     if settings.volume:
         yield from volume.volume_steps(program, found, settings)
-        brought.append(volume.import_volume(place.scene, found.voxels, found.name).name)
+        voxels = volume.import_volume(place.scene, found.voxels, found.name, display)
+        brought.append(voxels.name)
     return brought

@@ -22,7 +22,7 @@ from bpy.app.translations import pgettext_rpt as rpt
 from ..neural_backend.config import DatasetSettings, RigSettings
 from ..neural_backend.dataset import exr, transforms
 from ..neural_backend.protocol import BadInput, RunFolder, in_words, write_json
-from . import cameras, fingerprint, folders, geometry, knobs, passes
+from . import cameras, colour, fingerprint, folders, geometry, knobs, passes
 from . import rig as rigs
 from .job import Cancelled, JobOperator, Status, Steps, reported
 from .place import Place, collection_of, place_of
@@ -80,6 +80,8 @@ def export_steps(
             _set_up(scratch.scene, dataset)
             hidden = plan.hidden if dataset.transparent else frozenset()
             content = _content(scratch.scene, plan, hidden)
+            # what is linear light is not displayed
+            display = colour.recorded(scratch.scene) if dataset.format == "png" else None
         keys = {file: _key(content, shot) for shot in plan.shots for file in _files(shot.view)}
         missing = store.begin(keys)
         notes = _notes(stage.scene, plan, hidden)
@@ -99,7 +101,7 @@ def export_steps(
             _prepare(stage, dataset, hidden)
             watch.check()
             yield from _render_steps(stage, shot, store, status)
-        result = transforms.Dataset(store.folder, plan.views, plan.bounds)
+        result = transforms.Dataset(store.folder, plan.views, plan.bounds, display=display)
         with store.writing():
             transforms.write(result)
         return result

@@ -83,6 +83,15 @@ class Results:
         return self.output / f"{stem}{self._mark}{dot}{suffix}"
 
 
+def run_of(mesh: pathlib.Path) -> pathlib.Path | None:
+    """The run's folder that a mesh says by its name that it is of; it need not exist."""
+    stem, _, suffix = MESH.partition(".")
+    called = re.fullmatch(rf"{stem}(\.\d+)?(?:\.(.+))?\.{suffix}", mesh.name)
+    if called is None:
+        return None
+    return mesh.parent / (called[2] or RUN + (called[1] or ""))
+
+
 def results_of(scene: bpy.types.Scene, output: str = "", run: str = "") -> Results:
     """The run that an operator's arguments name, else the scene's own; it need not exist."""
     if run:

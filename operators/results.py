@@ -12,7 +12,8 @@ from bpy.app.translations import pgettext_rpt as rpt
 
 from ..neural_backend import config
 from ..neural_backend.protocol import BadInput
-from . import backend, folders, glb, knobs
+from . import backend, colour, folders, glb, knobs
+from .colour import Display
 from .folders import Results
 from .job import JobOperator, Status, Steps
 from .place import scene_of
@@ -20,10 +21,11 @@ from .scratch import RESULT_MARK as MARK
 from .scratch import results_of
 
 COLLECTION = "Neural Fields"
-COLOUR = "Color"
+COLOUR, LIGHT = "Color", "Light"
+"""Colour attributes: as the render was displayed, and the light that it was displayed from."""
 BAKED_LIGHT = "Baked Light"
 PICTURE = "neural_fields_picture"
-"""Custom property of a texture's image: what it shows, ``color`` or ``normal``."""
+"""Custom property of a texture's image: what it shows, ``color``, ``light`` or ``normal``."""
 
 _GRACE = 5.0
 _GREY = (0.8, 0.8, 0.8, 1.0)
@@ -76,18 +78,23 @@ def require_no_strange_mesh(found: Results) -> None:
         )
 
 
-def import_mesh(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:
+def import_mesh(
+    scene: bpy.types.Scene, file: pathlib.Path, name: str, display: Display = colour.PLAIN
+) -> bpy.types.Object:
     """Bring a mesh that the backend wrote into a scene, where its vertices say.
 
     The object is named ``name`` and stands in the scene's collection "Neural Fields". Where an
     earlier import of the same name is, in whatever collection by now, its mesh is replaced and its
     placement kept.
 
+    Args:
+        display: how the views were displayed that its colours are from.
+
     Raises:
         BadInput: the file is absent or damaged.
     """
     triangles = glb.read(file)
-    mesh = _mesh(triangles, name)
+    mesh = _mesh(triangles, name, display)
     found = put(scene, mesh, name, name)
     for image in _images(mesh.materials[0]):
         image.name = f"{name} {image[PICTURE]}"
@@ -139,7 +146,7 @@ def _remove_material(material: bpy.types.Material) -> None:
             bpy.data.images.remove(image)
 
 
-def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
+def _mesh(triangles: glb.Triangles, name: str, display: Display) -> bpy.types.Mesh:
     mesh = bpy.data.meshes.new(name)
     mesh.vertices.add(len(triangles.vertices))
     mesh.vertices.foreach_set("co", triangles.vertices.ravel())
@@ -153,9 +160,12 @@ def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
     if colours is None:
         colours = np.full((len(triangles.vertices), 4), _GREY, np.float32)
     if "color" not in triangles.pictures:
-        attribute = mesh.color_attributes.new(COLOUR, "FLOAT_COLOR", "POINT")
-        attribute.data.foreach_set("color", colours.ravel())
-        mesh.color_attributes.active_color = attribute
+        _set_colours(mesh, COLOUR, colours)
+        if not display.plain and triangles.colours is not None:
+            light = np.hstack([display.light(colours[:, :3]), colours[:, 3:]])
+            _set_colours(mesh, LIGHT, light)
+        # what the solid view shows, which knows no view transform
+        mesh.color_attributes.active_color = mesh.color_attributes[COLOUR]
         mesh.color_attributes.render_color_index = 0
     if triangles.uv is not None:
         layer = mesh.uv_layers.new(name="UVMap", do_init=False)
@@ -167,10 +177,15 @@ def _mesh(triangles: glb.Triangles, name: str) -> bpy.types.Mesh:
         normals: Any = triangles.normals
         mesh.normals_split_custom_set_from_vertices(normals)
     if triangles.pictures:
-        mesh.materials.append(_textured_material(name, triangles.pictures))
+        mesh.materials.append(_textured_material(name, triangles.pictures, display))
     else:
-        mesh.materials.append(_plain_material(name, colours, lit=triangles.colours is None))
+        mesh.materials.append(_plain_material(name, mesh, lit=triangles.colours is None))
     return mesh
+
+
+def _set_colours(mesh: bpy.types.Mesh, name: str, colours: np.ndarray) -> None:
+    attribute = mesh.color_attributes.new(name, "FLOAT_COLOR", "POINT")
+    attribute.data.foreach_set("color", np.ascontiguousarray(colours, np.float32).ravel())
 
 
 def empty_material(name: str) -> bpy.types.Material:
@@ -182,11 +197,16 @@ def empty_material(name: str) -> bpy.types.Material:
     return material
 
 
-def _textured_material(name: str, pictures: dict[str, bytes]) -> bpy.types.Material:
+def _textured_material(
+    name: str, pictures: dict[str, bytes], display: Display
+) -> bpy.types.Material:
     """Shows the texture as it is: the light of the scene is in it already.
 
     The node ``BAKED_LIGHT`` fades between that, 1, and a surface of these colours in the light of
     the scene that it stands in now, 0. Without a colour texture only the latter is there.
+
+    What it emits is the light that was displayed as the texture. That has no bound, as a surface's
+    own colour has: this is the texture as it is.
     """
     material = empty_material(name)
     nodes, links = material.node_tree.nodes, material.node_tree.links
@@ -217,10 +237,21 @@ def _textured_material(name: str, pictures: dict[str, bytes]) -> bpy.types.Mater
         picture.location, baked.location, lit.location = (-600, 0), (-600, 150), (-250, 150)
         links.new(baked.outputs[0], sockets["Factor_Float"])
         links.new(picture.outputs["Color"], sockets["A_Color"])
-        colour = next(socket for socket in lit.outputs if socket.identifier == "Result_Color")
-        links.new(colour, shader.inputs["Base Color"])
-        links.new(picture.outputs["Color"], shader.inputs["Emission Color"])
-        links.new(baked.outputs[0], shader.inputs["Emission Strength"])
+        mixed = next(socket for socket in lit.outputs if socket.identifier == "Result_Color")
+        links.new(mixed, shader.inputs["Base Color"])
+        emitted, strength = picture, baked
+        if display.space != picture.image.colorspace_settings.name:
+            emitted = _picture_node(material, "light", pictures["color"])
+            emitted.image.colorspace_settings.name = display.space
+            emitted.location = (-600, 450)
+        if display.gain != 1.0:
+            strength = nodes.new("ShaderNodeMath")
+            strength.operation = "MULTIPLY"
+            strength.inputs[1].default_value = display.gain
+            strength.location = (-250, 350)
+            links.new(baked.outputs[0], strength.inputs[0])
+        links.new(emitted.outputs["Color"], shader.inputs["Emission Color"])
+        links.new(strength.outputs[0], shader.inputs["Emission Strength"])
         # the solid view shows the active one
         nodes.active = picture
     return material
@@ -237,22 +268,25 @@ def _picture_node(material: bpy.types.Material, kind: str, data: bytes) -> bpy.t
     return node
 
 
-def _plain_material(name: str, colours: np.ndarray, lit: bool) -> bpy.types.Material:
+def _plain_material(name: str, mesh: bpy.types.Mesh, lit: bool) -> bpy.types.Material:
     """Shows the vertices' colours as they are: the light of the scene is in them already.
 
     A mesh that brought no colours is ``lit`` by the scene like any other.
     """
     material = empty_material(name)
+    shown = mesh.color_attributes[COLOUR].data
+    colours = np.empty((len(shown), 4), np.float32)
+    shown.foreach_get("color", colours.reshape(-1))
     # the solid view's Material colour
     mean = np.mean(colours[:, :3], axis=0).clip(0.0, 1.0).tolist()
     material.diffuse_color = (*mean, 1.0)  # type: ignore[assignment]
     nodes, links = material.node_tree.nodes, material.node_tree.links
-    colour = nodes.new("ShaderNodeVertexColor")
-    colour.layer_name = COLOUR
+    source = nodes.new("ShaderNodeVertexColor")
+    source.layer_name = LIGHT if LIGHT in mesh.color_attributes else COLOUR
     shader = nodes.new("ShaderNodeBsdfDiffuse" if lit else "ShaderNodeEmission")
     result = nodes.new("ShaderNodeOutputMaterial")
-    colour.location, shader.location, result.location = (-400, 0), (-200, 0), (0, 0)
-    links.new(colour.outputs["Color"], shader.inputs["Color"])
+    source.location, shader.location, result.location = (-400, 0), (-200, 0), (0, 0)
+    links.new(source.outputs["Color"], shader.inputs["Color"])
     links.new(shader.outputs[0], result.inputs["Surface"])
     return material
 
@@ -335,15 +369,16 @@ class NEURAL_FIELDS_OT_import_mesh(JobOperator, bpy.types.Operator):
         if self.filepath:
             file = pathlib.Path(os.path.abspath(bpy.path.abspath(self.filepath)))
             name = file.parent.name if file.name == folders.MESH else file.stem
+            run = folders.run_of(file)
         else:
             settings = knobs.settings_of(context.scene)
             found = folders.results_of(context.scene, self.output, self.run)
-            file, name = found.mesh, found.name
+            file, name, run = found.mesh, found.name, found.run
             if self.extract or is_stale(file, found):
                 require_trained(found)
                 program = yield from backend.check_steps()
                 yield from mesh_steps(program, found, settings.result)
-        imported = import_mesh(scene_of(scene), file, name)
+        imported = import_mesh(scene_of(scene), file, name, colour.of_run(run))
         said = rpt("Imported {name}: {count} faces")
         return said.format(name=imported.name, count=len(imported.data.polygons))
 

@@ -14,7 +14,7 @@ from bpy.app.translations import pgettext_rpt as rpt
 from ..neural_backend.dataset import transforms
 from ..neural_backend.dataset.transforms import View
 from ..neural_backend.protocol import BadInput
-from . import backend, folders, knobs, results, rig
+from . import backend, colour, folders, knobs, results, rig
 from .folders import Results
 from .job import JobOperator, Status, Steps, one_line
 from .place import Place, place_of, require_local, scene_of
@@ -22,6 +22,12 @@ from .results import MARK
 
 FIRST_FRAME, FRAMES = "neural_fields_first_frame", "neural_fields_frames"
 """Custom properties of a sequence's image: the frame of its first picture, and how many it has."""
+
+SPACE = "neural_fields_space"
+"""Custom property of a sequence's image: the colour space that its frames were displayed in."""
+LIGHT = "neural_fields_light"
+"""Custom property of an image that shows the sequence's light, for the compositor: another image is
+as the sequence was displayed."""
 
 _FRAME = re.compile(r"\d{4,}\.png")
 _GAP = 300.0  # between nodes
@@ -120,6 +126,8 @@ def _number(name: str) -> int:
 def import_sequence(found: Results) -> bpy.types.Image:
     """Load a run's frames as one image sequence; what shows an earlier one of the run follows it.
 
+    It looks as the views did wherever Blender shows images as they are.
+
     Raises:
         BadInput: when there is no frame.
     """
@@ -129,28 +137,52 @@ def import_sequence(found: Results) -> bpy.types.Image:
         raise BadInput(f"{found.frames}: holds no frames; render the sequence first")
     path = results.file_path(frames[0])
     before: _Frames | None = None
-    image = next((image for image in bpy.data.images if image.get(MARK) == found.name), None)
+    image = _image_of(found.name, light=False)
     if image is None:
         image = bpy.data.images.load(path)
         image.name = found.name
         image[MARK] = found.name
     else:
         before = _frames_of(image)
-        image.filepath = path
-    image.source = "SEQUENCE"
+    first, last = (_number(frame.name) for frame in (frames[0], frames[-1]))
+    image[SPACE] = colour.of_run(found.run).space
+    light = _image_of(found.name, light=True)
+    for each in [image] if light is None else [image, light]:
+        each.filepath = path
+        each.source = "SEQUENCE"
+        each[FIRST_FRAME], each[FRAMES] = first, last - first + 1
+        each.reload()
+        if before is not None:
+            for user in _users(each):
+                if _shown(user) == before:
+                    _show(user, _frames_of(each))
     # an image that nothing shows yet must survive a save
     image.use_fake_user = True
-    first, last = (_number(frame.name) for frame in (frames[0], frames[-1]))
-    image[FIRST_FRAME], image[FRAMES] = first, last - first + 1
-    image.reload()
+    if light is not None:
+        light.colorspace_settings.name = image[SPACE]
     if before is not None:
-        for user in _users(image):
-            if _shown(user) == before:
-                _show(user, _frames_of(image))
         for strip in _own_strips(image):
             if _span(strip) == before:
                 _fill(strip, image)
     return image
+
+
+def _image_of(name: str, light: bool) -> bpy.types.Image | None:
+    images = (image for image in bpy.data.images if image.get(MARK) == name)
+    return next((image for image in images if bool(image.get(LIGHT)) == light), None)
+
+
+def _light_of(image: bpy.types.Image) -> bpy.types.Image:
+    """The sequence's image for what goes through the scene's view transform once more."""
+    if image[SPACE] == image.colorspace_settings.name:
+        return image
+    light = _image_of(image[MARK], light=True)
+    if light is None:
+        light = image.copy()
+        light.name = f"{image.name} light"
+        light[LIGHT], light.use_fake_user = True, False
+        light.colorspace_settings.name = image[SPACE]
+    return light
 
 
 _Frames = tuple[int, int]
@@ -212,6 +244,7 @@ def _to_camera(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
 
 
 def _to_compositor(scene: bpy.types.Scene, image: bpy.types.Image) -> str:
+    image = _light_of(image)
     tree = _compositor(scene)
     node = next(iter(_image_nodes(tree, image)), None)
     if node is None:
@@ -290,6 +323,7 @@ def _fill(strip: Any, image: bpy.types.Image) -> None:
     """Let a strip show all frames of a sequence, each at the frame of its number."""
     first, count = _frames_of(image)
     names = [frame_name(first + index) for index in range(count)]
+    strip.colorspace_settings.name = image[SPACE]
     strip.directory = image.filepath.removesuffix(names[0])
     while len(strip.elements) > 1:
         strip.elements.pop(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import glob
 import hashlib
 import importlib.machinery
@@ -19,7 +20,8 @@ from bpy.app.translations import pgettext_rpt as rpt
 from ..neural_backend import config, protocol, voxels
 from ..neural_backend.protocol import BadInput
 from ..neural_backend.voxels import Voxels
-from . import backend, folders, knobs, results
+from . import backend, colour, folders, knobs, results
+from .colour import Display
 from .folders import Results
 from .job import JobOperator, Status, Steps
 from .place import scene_of
@@ -29,6 +31,7 @@ DENSITY, COLOUR = "density", "color"
 
 _MODULES = ("openvdb", "pyopenvdb")  # the latter before 4.4
 _BLOCK = 64  # voxels along the edge of what is handed over at a time
+_BRIGHTEST = 65504.0
 _CLIPPING = 1e-3  # per edge of a voxel
 
 
@@ -63,20 +66,26 @@ def volume_steps(program: str, found: Results, settings: config.ResultSettings) 
     yield from results.extract_steps(program, found, "volume", arguments, lambda: sampling)
 
 
-def converted(file: pathlib.Path) -> pathlib.Path:
+def converted(file: pathlib.Path, display: Display = colour.PLAIN) -> pathlib.Path:
     """The OpenVDB file of a file of voxels, beside it; written where it is not there yet.
 
     Blender reads a file once a session, whatever becomes of it. So other voxels have a file of
     another name; the former one is removed.
+
+    Args:
+        display: how the views were displayed that the colours are from.
 
     Raises:
         BadInput: the voxels cannot be read, this Blender cannot write volumes, or the file cannot
             be written.
     """
     found = voxels.read(file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
+    digest = hashlib.sha256(file.read_bytes() + repr(display).encode()).hexdigest()[:8]
     path = file.with_name(f"{file.stem}-{digest}.vdb")
     if not path.is_file():
+        if not display.plain:
+            light = display.light(found.color.astype(np.float32)).clip(0.0, _BRIGHTEST)
+            found = dataclasses.replace(found, color=light.astype(np.float16))
         write(path, found)
     for former in file.parent.glob(f"{glob.escape(file.stem)}-{'[0-9a-f]' * 8}.vdb"):
         if former != path:
@@ -116,18 +125,23 @@ def write(path: pathlib.Path, found: Voxels) -> None:
         raise BadInput(f"{path}: cannot be written ({reason}); choose another Output") from None
 
 
-def import_volume(scene: bpy.types.Scene, file: pathlib.Path, name: str) -> bpy.types.Object:
+def import_volume(
+    scene: bpy.types.Scene, file: pathlib.Path, name: str, display: Display = colour.PLAIN
+) -> bpy.types.Object:
     """Bring voxels that the backend wrote into a scene, where these say.
 
     The object is named after ``name`` and stands in the scene's collection "Neural Fields". Where
     an earlier import of the same name is, its volume is replaced and its placement kept.
+
+    Args:
+        display: how the views were displayed that its colours are from.
 
     Raises:
         BadInput: see ``converted``.
     """
     data = bpy.data.volumes.new(name)
     try:
-        path = converted(file)
+        path = converted(file, display)
         data.filepath = results.file_path(path)
         if not data.grids.load() or not {DENSITY, COLOUR} <= {grid.name for grid in data.grids}:
             raise BadInput(f"{path}: Blender cannot read it; remove it and import the volume again")
@@ -195,7 +209,8 @@ class NEURAL_FIELDS_OT_import_volume(JobOperator, bpy.types.Operator):
             results.require_trained(found)
             program = yield from backend.check_steps()
             yield from volume_steps(program, found, settings.result)
-        imported = import_volume(scene_of(scene), found.voxels, found.name)
+        display = colour.of_run(found.run)
+        imported = import_volume(scene_of(scene), found.voxels, found.name, display)
         return rpt("Imported {names}").format(names=imported.name)
 
 

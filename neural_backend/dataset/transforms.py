@@ -139,6 +139,8 @@ class Dataset:
             around it too; the bounds where None.
         depth_unit: scene units that a depth of 1 in the files stands for.
         missing_passes: like ``missing``, of the views' passes.
+        display: how the program that rendered the images displayed light, for whoever brings
+            colours back into it; None where they are light itself, or nobody says.
     """
 
     folder: pathlib.Path
@@ -148,6 +150,7 @@ class Dataset:
     focus: Matrix | None = None
     depth_unit: float = 1.0
     missing_passes: tuple[str, ...] = ()
+    display: dict[str, Any] | None = None
 
     @property
     def field_from_world(self) -> Matrix:
@@ -261,6 +264,8 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
         "field_from_world": field_from_world.tolist(),
         "alpha": "straight",
     }
+    if dataset.display is not None:
+        own["display"] = dataset.display
     if any(view.depth for view in dataset.views):
         own["depth"] = {"distance": _PLANAR, "unit": dataset.depth_unit}
     if any(view.normal for view in dataset.views):
@@ -328,9 +333,16 @@ def read(
     if images and not siblings and not _splits_by_file(first):
         views = _divided(views)
     bounds, focus = _bounds(path, first, views)
-    unit = _depth_unit(path, first)
-    lost_passes = tuple(missing_passes)
-    return Dataset(path.parent, tuple(views), bounds, tuple(missing), focus, unit, lost_passes)
+    return Dataset(
+        path.parent,
+        tuple(views),
+        bounds,
+        tuple(missing),
+        focus,
+        _depth_unit(path, first),
+        tuple(missing_passes),
+        _own(first, "display") or None,
+    )
 
 
 def _divided(views: list[View]) -> list[View]:

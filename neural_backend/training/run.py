@@ -260,7 +260,9 @@ def _prepare(
         # the run goes on with another device or more time
         model = {name: getattr(fitted, name) for name in MODEL}
         kept = dataclasses.replace(settings, **model)
-        _prepare_folder(run, RunConfig(source, kept, task.field_from_world), header, emit)
+        display = dataset.display if dataset else None
+        content = RunConfig(source, kept, task.field_from_world, display)
+        _prepare_folder(run, content, header, emit)
     ranks.align(task)
     parameters = sum(parameter.numel() for parameter in task.field.parameters())
     training = Training(task, fitted, run, emit, header, ranks)

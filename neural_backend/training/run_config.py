@@ -24,11 +24,13 @@ class RunConfig:
     Attributes:
         source: what it was trained on, an absolute path.
         field_from_world: [4, 4].
+        display: the dataset's.
     """
 
     source: pathlib.Path
     settings: TrainingSettings
     field_from_world: npt.NDArray[np.float64]
+    display: dict[str, Any] | None = None
 
 
 def write_config(run: RunFolder, content: RunConfig) -> None:
@@ -42,6 +44,7 @@ def write_config(run: RunFolder, content: RunConfig) -> None:
         "source": str(content.source),
         "settings": dataclasses.asdict(content.settings),
         "field_from_world": content.field_from_world.tolist(),
+        "display": content.display,
     }
     protocol.write_json(run.config, values)
 
@@ -78,7 +81,10 @@ def read_config(run: RunFolder) -> RunConfig:
     matrix = _similarity(values.get("field_from_world"))
     if matrix is None:
         raise BadInput(f"{path}: field_from_world: not a 4x4 scale and shift; train again")
-    return RunConfig(pathlib.Path(source), checked, matrix)
+    display = values.get("display")
+    return RunConfig(
+        pathlib.Path(source), checked, matrix, display if isinstance(display, dict) else None
+    )
 
 
 def _similarity(value: Any) -> npt.NDArray[np.float64] | None:

@@ -315,6 +315,7 @@ def test_linear_light(cube, scene, tmp_path: pathlib.Path) -> None:
     assert everything() == before
     assert [view.file for view in views] == [f"images/{index:04d}.exr" for index in range(1, 5)]
     assert len(transforms.read(tmp_path).views) == 4
+    assert transforms.read(tmp_path).display is None, "it is light, not displayed"
     pixels = exr.read(tmp_path / views[0].file)
     assert pixels.dtype == np.float16
     assert pixels.shape == (24, 24, 4)
@@ -328,6 +329,13 @@ def test_linear_light(cube, scene, tmp_path: pathlib.Path) -> None:
     export(tmp_path, settings=linear)
     assert exr.is_whole(tmp_path / views[0].file)
     export(tmp_path)
+    assert transforms.read(tmp_path).display == {
+        "display_device": "sRGB",
+        "view_transform": "AgX",
+        "exposure": 2.0,
+        "gamma": 1.0,
+        "look": "None",
+    }
     assert sorted(file.suffix for file in (tmp_path / "images").iterdir()) == [
         ".json",
         *[".png"] * 4,

@@ -33,6 +33,13 @@ def test_the_setting_is_relative_to_the_file_and_the_argument_wins(saved: pathli
     assert folders.output_folder(start_scene, str(other)) == other
 
 
+def test_a_mesh_says_of_which_run_it_is(tmp_path: pathlib.Path) -> None:
+    for name in ("run", "run.1", "other", "a.b"):
+        found = folders.Results(tmp_path / name)
+        assert folders.run_of(found.mesh) == found.run
+    assert folders.run_of(tmp_path / "chair.glb") is None
+
+
 def test_looking_makes_nothing(saved: pathlib.Path) -> None:
     assert not folders.existing_output(bpy.context.scene).exists()
 

@@ -7,10 +7,11 @@ import pathlib
 import struct
 
 import bpy
+import known_colours
 import numpy as np
 import pytest
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import glb, results
+from neural_fields.operators import colour, glb, results
 from neural_fields.operators.scratch import RESULT_MARK as MARK
 
 
@@ -114,6 +115,28 @@ def test_the_material_shows_the_colours_unlit(fake, start_scene, output) -> None
     middle = np.array(image.pixels[:]).reshape(8, 8, -1)[4, 4, :3]
     assert middle.sum() == pytest.approx(1.0, abs=0.35), "corner colours, mixed, without any light"
     assert (middle > 0.02).all()
+
+
+def test_a_mesh_looks_as_its_views_did(start_scene, tmp_path) -> None:
+    known_colours.check(known_colours.errors("neural_fields", "CYCLES", tmp_path))
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_run_says_how_colours_were_displayed(fake, start_scene, output, by_file) -> None:
+    display = {"display_device": "sRGB", "view_transform": "Filmic", "exposure": 1.0, "gamma": 1.0}
+    (output / "run" / "config.json").write_text(json.dumps({"display": display}))
+    fake.write_glb(output / "mesh.glb")
+    if by_file:
+        bpy.ops.neural_fields.import_mesh(filepath=str(output / "mesh.glb"))
+    else:
+        bpy.ops.neural_fields.import_mesh(output=str(output))
+    attributes = bpy.data.objects["the run"].data.color_attributes
+    assert [each.name for each in attributes] == ["Color", "Light"]
+    assert attributes.active_color.name == "Color", "what the solid view shows"
+    np.testing.assert_allclose(attributes["Color"].data[3].color, [0.2, 0.4, 0.6, 1.0], atol=1e-6)
+    expected = colour.Display(view_transform="Filmic", exposure=1.0)
+    light = expected.light(np.array([[0.2, 0.4, 0.6]], np.float32))[0]
+    np.testing.assert_allclose(attributes["Light"].data[3].color, [*light, 1.0], rtol=1e-5)
 
 
 @pytest.fixture

@@ -98,20 +98,20 @@ def strips_of(scene: bpy.types.Scene) -> list:
     return list(editor.strips if hasattr(editor, "strips") else editor.sequences)
 
 
-def shown(scene: bpy.types.Scene, frame: int, folder) -> list[int]:
-    """The colour of a frame's picture: 0 or 1 for red, green, blue."""
+def shown(scene: bpy.types.Scene, frame: int, folder, view: str = "Standard") -> list[int]:
+    """The colour of a frame's picture, sRGB in levels."""
     scene.frame_set(frame)
     render = scene.render
     render.engine, render.resolution_x, render.resolution_y = "CYCLES", 4, 4
     scene.cycles.samples, scene.cycles.use_denoising = 1, False
-    scene.view_settings.view_transform = "Standard"
+    scene.view_settings.view_transform = view
     render.image_settings.file_format = "PNG"
     render.filepath = str(folder / f"seen {frame}.png")
     bpy.ops.render.render(write_still=True)
     image = bpy.data.images.load(render.filepath)
     values = np.array(image.pixels[:]).reshape(4, 4, -1)[2, 2, :3]
     bpy.data.images.remove(image)
-    return np.round(values).astype(int).tolist()
+    return np.round(255.0 * values).astype(int).tolist()
 
 
 def test_the_sequencer_shows_each_picture_at_its_frame(rendered, start_scene, tmp_path) -> None:
@@ -122,7 +122,7 @@ def test_the_sequencer_shows_each_picture_at_its_frame(rendered, start_scene, tm
     (strip,) = strips_of(start_scene)
     assert (strip.name, strip.channel) == ("the run", 1)
     for frame, colour in COLOURS.items():
-        assert shown(start_scene, frame, tmp_path) == [value // 255 for value in colour]
+        assert shown(start_scene, frame, tmp_path) == list(colour)
 
 
 def test_the_compositor_shows_each_picture_at_its_frame(rendered, start_scene, tmp_path) -> None:
@@ -138,7 +138,33 @@ def test_the_compositor_shows_each_picture_at_its_frame(rendered, start_scene, t
     bpy.ops.mesh.primitive_cube_add()
     tree.links.new(node.outputs["Image"], end.inputs[0])
     for frame, colour in COLOURS.items():
-        assert shown(start_scene, frame, tmp_path) == [value // 255 for value in colour]
+        assert shown(start_scene, frame, tmp_path) == list(colour)
+
+
+@pytest.mark.parametrize("where", ["COMPOSITOR", "SEQUENCER"])
+def test_a_sequence_looks_as_its_views_did(rendered, fake, start_scene, output, where) -> None:
+    """Under AgX, where it is rendered and where images are shown as they are."""
+    display = {"display_device": "sRGB", "view_transform": "AgX", "exposure": 0.0, "gamma": 1.0}
+    (output / "run" / "config.json").write_text(json.dumps({"display": display}))
+    colour = (140, 110, 90)
+    for frame in COLOURS:
+        (output / "sequence" / f"{frame:04d}.png").write_bytes(fake.picture([[colour] * 4] * 4))
+    for _ in range(2):
+        bpy.ops.neural_fields.use_sequence(where=where, output=rendered)
+    assert bpy.data.images["the run"].colorspace_settings.name == "sRGB"
+    for layer in start_scene.view_layers:
+        layer.use = True
+    if where == "COMPOSITOR":
+        tree = tree_of(start_scene)
+        (node,) = [node for node in tree.nodes if node.bl_idname == "CompositorNodeImage"]
+        kinds = {"CompositorNodeComposite", "NodeGroupOutput"}
+        (end,) = [node for node in tree.nodes if node.bl_idname in kinds]
+        tree.links.new(node.outputs["Image"], end.inputs[0])
+    assert shown(start_scene, 102, output, "AgX") == pytest.approx(colour, abs=2)
+    # another rendering of the sequence, from views that were displayed as they are
+    (output / "run" / "config.json").unlink()
+    bpy.ops.neural_fields.use_sequence(where="CAMERA", output=rendered)
+    assert shown(start_scene, 102, output, "Standard") == pytest.approx(colour, abs=1)
 
 
 def test_a_camera_shows_each_picture_at_its_frame(rendered, start_scene) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from neural_fields.neural_backend.protocol import BadInput
 from neural_fields.operators import volume
+from neural_fields.operators.colour import Display
 
 
 @pytest.fixture
@@ -32,6 +33,18 @@ def test_grids_hold_what_the_voxels_hold(fake, vdb, tmp_path) -> None:
     np.testing.assert_allclose(
         color.getConstAccessor().getValue((0, 0, 0)), [0.8, 0.4, 0.1], atol=1e-3
     )
+
+
+def test_colours_are_the_light_that_was_displayed(fake, vdb, tmp_path) -> None:
+    fake.write_voxels(tmp_path / "volume.npz")
+    plain = volume.converted(tmp_path / "volume.npz")
+    display = Display(view_transform="AgX", exposure=-1.0)
+    file = volume.converted(tmp_path / "volume.npz", display)
+    assert file != plain, "Blender reads a file once a session"
+    color = vdb.read(str(file), volume.COLOUR).getConstAccessor().getValue((0, 0, 0))
+    light = display.light(np.array([[0.8, 0.4, 0.1]], np.float32))[0]
+    np.testing.assert_allclose(color, light.clip(min=0.0), rtol=2e-3)
+    assert color[0] > 3.0
 
 
 def test_large_volumes_have_no_seams(vdb, tmp_path) -> None:

@@ -69,6 +69,18 @@ def test_what_is_written_is_read(tmp_path, intrinsics):
             ), field.name
 
 
+def test_how_it_was_displayed_is_passed_on(tmp_path):
+    display = {"view_transform": "AgX", "exposure": 1.0}
+    transforms.write(dataclasses.replace(dataset(tmp_path), display=display))
+    assert transforms.read(tmp_path).display == display
+    transforms.write(dataset(tmp_path))
+    assert transforms.read(tmp_path).display is None
+    content = json.loads((tmp_path / "transforms.json").read_text())
+    content["neural_fields"]["display"] = "AgX"
+    (tmp_path / "transforms.json").write_text(json.dumps(content))
+    assert transforms.read(tmp_path).display is None
+
+
 def test_the_synthetic_form_has_the_same_views(tmp_path):
     written = dataset(tmp_path)
     transforms.write(written)

@@ -46,7 +46,7 @@ def views(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         views.append(View(f"{index}.png", pose, intrinsics, split))
         imageio.v3.imwrite(folder / f"{index}.png", np.round(255 * image).astype(np.uint8))
     box = np.array([[-RADIUS] * 3, [RADIUS] * 3])
-    transforms.write(Dataset(folder, tuple(views), box))
+    transforms.write(Dataset(folder, tuple(views), box, display={"view_transform": "AgX"}))
     return folder
 
 

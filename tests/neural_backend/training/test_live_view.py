@@ -11,6 +11,7 @@ from neural_backend.config import TrainingSettings
 from neural_backend.dataset import transforms
 from neural_backend.dataset.transforms import Intrinsics, View
 from neural_backend.training import run as runs
+from neural_backend.training.run_config import read_config
 
 SMALL = {"levels": 4, "coarsest": 8, "finest": 32, "log2_table_size": 13, "batch": 2**12}
 
@@ -71,3 +72,11 @@ def test_what_belongs_to_an_earlier_run_goes_with_it(views, tmp_path):
     assert not run.scene.exists()
     assert (tmp_path / "run.1" / "live.png").read_bytes() == b"a picture"
     assert (tmp_path / "run.1" / "scene.json").read_bytes() == b"the scene's settings"
+
+
+def test_a_run_says_how_its_views_were_displayed(views, mesh, tmp_path):
+    settings = TrainingSettings(max_steps=2, **SMALL)
+    for field, source, display in (("nerf", views, {"view_transform": "AgX"}), ("sdf", mesh, None)):
+        run = protocol.RunFolder(tmp_path / field)
+        runs.train(source, run.path, dataclasses.replace(settings, field=field))
+        assert read_config(run).display == display
