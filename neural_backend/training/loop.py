@@ -169,6 +169,8 @@ class Training:
             if self._ranks.first:
                 started += sum(chore.if_due() for chore in (*self._chores, self._say))
                 started += self._live.if_due(self._step)
+        if self.spent >= 1.0:
+            self._task.finish()
         if self._ranks.first:
             # whoever pulls the leash may be about to end
             if not leash.pulled or self._chores[0].is_quick:

@@ -269,6 +269,9 @@ class NerfTask:
             background = torch.full((count, 3), float(white), device=device)
         return Rays(pixel, origins, directions, rgba, background, drawn.weight)
 
+    def finish(self) -> None:
+        self._optimiser.finish()
+
     def state(self) -> dict[str, Tensor]:
         """The field, its grid, and what a resumed run needs to go on as if never stopped."""
         state = self._optimiser.state()

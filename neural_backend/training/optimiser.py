@@ -147,8 +147,16 @@ class WeightAverage:
     def update(self) -> None:
         """Take note of one optimiser step."""
         self._steps += 1
+        if self._steps % AVERAGE_EVERY == 0:
+            self._look()
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Take in the steps since the last look: no more will follow."""
         if self._steps % AVERAGE_EVERY:
-            return
+            self._look()
+
+    def _look(self) -> None:
         looks = self._steps // AVERAGE_EVERY
         # at first the weights are far from where they go: what they were counts for little
         decay = min(AVERAGE_DECAY, looks / (looks + 4.0) if looks > 1 else 0.0)
@@ -227,6 +235,10 @@ class FieldOptimiser:
         """Drop what a step that has failed half-way left behind."""
         if self._table is not None:
             self._table.forget()
+
+    def finish(self) -> None:
+        """The last step is done: the average takes it in."""
+        self._average.finish()
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """While it lasts the field has the averages for weights."""

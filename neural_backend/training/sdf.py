@@ -171,6 +171,9 @@ class SdfTask:
         self._optimiser.learn(loss, self._rate * _LAST_RATE**progress)
         return Step(loss.detach(), len(points))
 
+    def finish(self) -> None:
+        self._optimiser.finish()
+
     def state(self) -> dict[str, torch.Tensor]:
         state = self._optimiser.state()
         state["training.generator"] = self._generator.get_state()

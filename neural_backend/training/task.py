@@ -74,6 +74,10 @@ class Task(Protocol):
         """Take one optimiser step; ``progress`` in [0, 1] is the part of the budget spent."""
         ...
 
+    def finish(self) -> None:
+        """The last step of the budget is done: what is shown and kept of the field has it too."""
+        ...
+
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that a resumed run and a finished one need, by name.
 

@@ -25,14 +25,19 @@ class Counting:
 
     def __init__(self, losses=None):
         self.progress = []
+        self.finished = 0
         self.losses = losses or {}
 
     def step(self, progress):
         self.progress.append(progress)
         return Step(torch.tensor(self.losses.get(len(self.progress), 0.5)), 10)
 
+    def finish(self):
+        self.finished += 1
+
     def state(self):
-        return {"field.count": torch.tensor([len(self.progress)])}
+        count = torch.tensor([len(self.progress)])
+        return {"field.count": count, "finished": torch.tensor(self.finished)}
 
     def validate(self):
         return Scores(20.0 + len(self.progress), 0.9)
@@ -74,6 +79,7 @@ def test_steps_end_it_with_a_checkpoint_and_a_preview(run):
     assert task.progress[3] == pytest.approx(0.75)
     state, header = checkpoint.load(run.checkpoint)
     assert state["field.count"].tolist() == [4]
+    assert state["finished"] == 1, "what is kept has the last steps"
     assert (header.step, header.finished, header.psnr) == (4, True, 24.0)
     assert imageio.v3.imread(run.preview).shape == (4, 6, 3)
     last = [event for event in events if isinstance(event, protocol.Progress)][-1]
@@ -204,7 +210,9 @@ def test_the_leash_ends_it_unfinished(run):
     task = Counting()
     done, _ = train(run, task, TrainingSettings(max_seconds=100.0), pulled_after=3)
     assert (done.step, done.reason) == (3, "cancelled")
-    assert checkpoint.load(run.checkpoint)[1].finished is False
+    state, header = checkpoint.load(run.checkpoint)
+    assert header.finished is False
+    assert state["finished"] == 0, "it may go on as if it had not been ended"
 
 
 @pytest.mark.parametrize(("cost", "shown"), [(0.1, True), (3.0, False), (None, False)])

@@ -44,6 +44,31 @@ def test_the_start_is_forgotten_soon() -> None:
         assert float(linear.weight.detach().max()) < 10.0
 
 
+def test_the_end_takes_in_the_last_steps() -> None:
+    """Also those of a short training that goes on from an earlier one."""
+    linear = torch.nn.Linear(4, 5)
+    torch.nn.init.zeros_(linear.weight)
+    average = WeightAverage(linear)
+    for value, steps in ((0.0, AVERAGE_EVERY), (1.0, 3)):
+        torch.nn.init.constant_(linear.weight, value)
+        for _ in range(steps):
+            average.update()
+    with average.shown():
+        assert not linear.weight.any(), "nobody has looked"
+    average.finish()
+    with average.shown():
+        shown = linear.weight.clone()
+    assert (shown > 0.04).all()
+    for _ in range(AVERAGE_EVERY - 3):
+        average.update()
+    average.finish()
+    with average.shown():
+        seen_once = linear.weight.clone()
+    average.finish()
+    with average.shown():
+        assert torch.equal(linear.weight, seen_once), "there was nothing new to see"
+
+
 def test_it_goes_on_from_its_state() -> None:
     results = []
     for stop in (False, True):
