@@ -21,6 +21,8 @@ import numpy.typing as npt
 from ..neural_backend import protocol
 from ..neural_backend.protocol import BadInput
 
+_MAGIC = b"glTF"
+_SHORT = "it is cut short"
 _HEADER = struct.Struct("<4sII")
 _CHUNK = struct.Struct("<II")
 _JSON, _BIN = 0x4E4F534A, 0x004E4942
@@ -55,6 +57,10 @@ class Triangles:
     pictures: dict[str, bytes]
 
 
+class _Fault(ValueError):
+    """What is wrong with a file, in words."""
+
+
 def is_ours(path: str | os.PathLike[str]) -> bool:
     """Whether a file says that the backend wrote it."""
     with open(path, "rb") as file:
@@ -79,18 +85,22 @@ def read(path: str | os.PathLike[str]) -> Triangles:
         vertices = np.concatenate([part.vertices for part in parts])
         faces = np.concatenate(_shifted(parts))
         if not np.isfinite(vertices).all() or faces.min() < 0 or faces.max() >= len(vertices):
-            raise ValueError("a face or a position is out of range")
-    except (ValueError, KeyError, IndexError, TypeError, struct.error, RecursionError) as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise BadInput(
-            f"{path}: not a mesh that can be read ({detail}); extract it again"
-        ) from None
+            raise _Fault("a face or a position is out of range")
+    except _Fault as error:
+        raise _unreadable(path, str(error)) from None
+    # what is within is not as the format has it
+    except (ValueError, KeyError, IndexError, TypeError, struct.error, RecursionError):
+        raise _unreadable(path, "it is damaged") from None
     normals, colours, uv = (
         _joined([getattr(part, name) for part in parts]) for name in ("normals", "colours", "uv")
     )
     pictures = parts[0].pictures if len(parts) == 1 else {}
     triangles = Triangles(vertices, faces, normals, colours, uv, pictures)
     return triangles if uv is None else _welded(triangles)
+
+
+def _unreadable(path: pathlib.Path, why: str) -> BadInput:
+    return BadInput(f"{path}: not a mesh that can be read: {why}; extract it again")
 
 
 def _joined(values: list[npt.NDArray[np.float32] | None]) -> npt.NDArray[np.float32] | None:
@@ -124,9 +134,15 @@ def _shifted(parts: list[Triangles]) -> list[npt.NDArray[np.int32]]:
 
 class _Document:
     def __init__(self, data: bytes):
-        magic, version, _ = _HEADER.unpack_from(data)
-        if magic != b"glTF" or version != 2:
-            raise ValueError("no binary glTF 2 file")
+        if not data.startswith(_MAGIC):
+            raise _Fault("it is empty" if not data else "it is no binary glTF file (.glb)")
+        if len(data) < _HEADER.size:
+            raise _Fault(_SHORT)
+        _, version, length = _HEADER.unpack_from(data)
+        if version != 2:
+            raise _Fault(f"it is of glTF {version}, not 2")
+        if length > len(data):
+            raise _Fault(_SHORT)
         chunks: dict[int, bytes] = {}
         position = _HEADER.size
         while position < len(data):
@@ -143,14 +159,14 @@ class _Document:
         for node in scene["nodes"]:
             self._walk(node, mathutils.Matrix(), parts, 0)
         if not parts:
-            raise ValueError("it has no triangles")
+            raise _Fault("it has no triangles")
         return parts
 
     def _walk(
         self, index: int, above: mathutils.Matrix, parts: list[Triangles], depth: int
     ) -> None:
         if depth > _DEEPEST:
-            raise ValueError("its nodes are nested too deeply")
+            raise _Fault("its nodes are nested too deeply")
         node = self._json["nodes"][index]
         world = above @ _matrix(node)
         if "mesh" in node:
@@ -199,7 +215,7 @@ class _Document:
     def _of_vertices(self, index: int, vertices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         values = self._accessor(index)
         if len(values) != len(vertices):
-            raise ValueError("an attribute is not one a vertex")
+            raise _Fault("an attribute is not one a vertex")
         return values
 
     def _pictures(self, primitive: dict[str, Any]) -> dict[str, bytes]:
@@ -222,7 +238,7 @@ class _Document:
         start, length = view.get("byteOffset", 0), view["byteLength"]
         data = self._bin[max(start, 0) : start + length]
         if len(data) != length or not data.startswith(_PICTURES):
-            raise ValueError("a picture is cut short")
+            raise _Fault("a picture is cut short")
         return data
 
     def _accessor(self, index: int) -> npt.NDArray[Any]:
@@ -235,7 +251,7 @@ class _Document:
         stride = view.get("byteStride", 0) or kind.itemsize * width
         end = start + (count - 1) * stride + kind.itemsize * width
         if count < 1 or start < 0 or stride < kind.itemsize * width or end > len(self._bin):
-            raise ValueError("its data is cut short")
+            raise _Fault("its data is cut short")
         values: npt.NDArray[Any] = np.ndarray(
             (count, width), kind, self._bin, start, (stride, kind.itemsize)
         )

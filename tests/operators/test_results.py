@@ -72,9 +72,19 @@ def test_a_hostile_glb_is_refused(fake, tmp_path: pathlib.Path, change) -> None:
 def test_a_damaged_glb_is_refused(fake, tmp_path: pathlib.Path) -> None:
     fake.write_glb(tmp_path / "quad.glb")
     data = (tmp_path / "quad.glb").read_bytes()
-    for part in (b"", b"no glTF file at all", data[:40], data[:-4]):
+    parts = {
+        b"": "it is empty",
+        b"no glTF file at all": r"it is no binary glTF file \(\.glb\)",
+        data[:9]: "it is cut short",
+        data[:40]: "it is cut short",
+        data[:-4]: "it is cut short",
+        data[:4] + b"\1" + data[5:]: "it is of glTF 1, not 2",
+        data[:30] + b"\xff" + data[31:]: "it is damaged",
+    }
+    for part, said in parts.items():
         (tmp_path / "quad.glb").write_bytes(part)
-        with pytest.raises(BadInput, match="not a mesh that can be read"):
+        line = rf"quad\.glb: not a mesh that can be read: {said}; extract it again"
+        with pytest.raises(BadInput, match=line):
             glb.read(tmp_path / "quad.glb")
     with pytest.raises(BadInput, match="cannot be read"):
         glb.read(tmp_path / "none.glb")
