@@ -43,12 +43,12 @@ _NOT_FOR_PIP = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_PYTHON", "PIP_REQUI
 
 
 def offline_reason() -> str:
-    """Why nothing may be downloaded, in one line; empty where it may."""
+    """Why nothing may be downloaded and what to do, in one line; empty where it may."""
     if bpy.app.online_access:
         return ""
     if bpy.app.online_access_override:
-        return marked("Blender was started with --offline-mode")
-    return marked("Allow Online Access is off in Preferences > System > Network")
+        return marked("Blender was started with --offline-mode: start it without")
+    return marked("Blender is offline: tick Preferences > System > Network > Allow Online Access")
 
 
 def install_steps(variant: str, afresh: bool = False) -> Steps[str]:
@@ -66,9 +66,7 @@ def install_steps(variant: str, afresh: bool = False) -> Steps[str]:
     """
     build = environment.build_of(variant)
     if reason := offline_reason():
-        raise BadInput(
-            f"{reason}: allow it, or run the commands that the add-on's preferences show"
-        )
+        raise BadInput(f"{reason}, or run the commands that the add-on's preferences show")
     if build.variant == "cuda":
         build = environment.for_cards(build, (yield from _cards_steps()))
     with _alone() as root:

@@ -69,8 +69,8 @@ def test_offline_it_refuses_and_names_the_commands(
     blender: Blender, tmp_path: pathlib.Path
 ) -> None:
     found = said(blender, OFFLINE, tmp_path, "--offline-mode")
-    assert found["reason"] == "Blender was started with --offline-mode"
-    assert found["error"].startswith("Error: Blender was started with --offline-mode: allow it, or")
+    assert found["reason"] == "Blender was started with --offline-mode: start it without"
+    assert found["error"].startswith(f"Error: {found['reason']}, or run the commands that")
     assert "\n" not in found["error"].strip()
     venv, packages, torch = found["commands"]
     assert "-m venv" in venv

@@ -239,7 +239,7 @@ def test_the_preferences_lead_from_nothing_to_an_installed_backend(
     said = of_preferences(context)
     assert "Not installed" in said
     assert "neural_fields.install_backend neural_fields.check_backend" in said
-    assert "Allow Online Access is off" in said
+    assert "tick Preferences > System > Network > Allow Online Access. These commands" in said
     assert "--require-hashes" in said
     assert "neural_fields.copy_backend_commands" in said
     monkeypatch.setattr(install, "offline_reason", lambda: "")
