@@ -32,6 +32,9 @@ IMAGES, DEPTH, NORMAL = "images", "depth", "normal"
 """Folders of a dataset of ours: each view's image, and what is told of its pixels beside it."""
 
 VERSION = 1
+OWN = "neural_fields"
+"""The key of our own part of a json, by which what we wrote is told from others' files."""
+_MARK = {OWN: {"version": VERSION}}
 FILL = 0.9
 """Fraction of the unit box's edge that the longest side of a dataset's bounds takes."""
 INNER = 0.5
@@ -51,6 +54,7 @@ _WORLD = "world"
 PASS_KEYS = {"depth": "depth_file_path", "normal": "normal_file_path", "mask": "mask_path"}
 """A frame's keys: nerfstudio's, and for the normals, of which it knows nothing, one like them."""
 _FARTHEST = 1e9  # scene units: single precision still tells the pixels' rays apart
+_SMALLEST = 1e-9
 _LENS = {"k1": 2, "k2": 4, "k3": 6, "p1": 1, "p2": 1}
 """OpenCV's distortion, and with which power of the distance from the image's middle it grows."""
 _MOST_DISTORTED = 10.0
@@ -211,12 +215,12 @@ def write(dataset: Dataset) -> None:
     ``transforms.json`` appears last, so that where it stands the dataset is whole.
     """
     views = dataset.views
-    synthetic = dataset.folder / SYNTHETIC_FOLDER
+    synthetic = synthetic_files(dataset.folder)
     angles = {round(view.intrinsics.angle_x, 9) for view in views}
     fits = all(view.intrinsics.centred_square and view.file.endswith(".png") for view in views)
     if len(angles) == 1 and fits:
-        synthetic.mkdir(exist_ok=True)
-        for name in SPLITS:
+        (dataset.folder / SYNTHETIC_FOLDER).mkdir(exist_ok=True)
+        for name, file in synthetic.items():
             frames = [
                 {
                     # the form's readers add ".png" themselves
@@ -225,11 +229,11 @@ def write(dataset: Dataset) -> None:
                 }
                 for view in dataset.split(name)
             ]
-            content = {"camera_angle_x": views[0].intrinsics.angle_x, "frames": frames}
-            write_json(synthetic / f"transforms_{name}.json", content)
+            angle = views[0].intrinsics.angle_x
+            write_json(file, {"camera_angle_x": angle, "frames": frames, **_MARK})
     else:
-        for name in SPLITS:
-            (synthetic / f"transforms_{name}.json").unlink(missing_ok=True)
+        for file in synthetic.values():
+            file.unlink(missing_ok=True)
     write_json(dataset.folder / FILE_NAME, _to_json(dataset))
 
 
@@ -237,9 +241,23 @@ def write_cameras(path: str | os.PathLike[str], views: tuple[View, ...]) -> None
     """Write cameras alone, for ``render --cameras``: the files are names for what is rendered."""
     unit = np.array([[0.0] * 3, [1.0] * 3])
     content = _to_json(Dataset(pathlib.Path(path).parent, views, unit))
-    for key in ("neural_fields", "scale", "offset"):
+    for key in ("scale", "offset"):
         del content[key]
-    write_json(path, content)
+    write_json(path, content | _MARK)
+
+
+def is_ours(path: pathlib.Path) -> bool:
+    """Whether a json says that Neural Fields has written it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and OWN in content
+
+
+def synthetic_files(folder: pathlib.Path) -> dict[Split, pathlib.Path]:
+    """The jsons of the NeRF-synthetic form that ``write`` writes into a dataset's folder."""
+    return {name: folder / SYNTHETIC_FOLDER / f"transforms_{name}.json" for name in SPLITS}
 
 
 def _to_json(dataset: Dataset) -> dict[str, Any]:
@@ -270,7 +288,7 @@ def _to_json(dataset: Dataset) -> dict[str, Any]:
         own["depth"] = {"distance": _PLANAR, "unit": dataset.depth_unit}
     if any(view.normal for view in dataset.views):
         own["normal"] = {"space": _WORLD}
-    content["neural_fields"] = own
+    content[OWN] = own
     content["frames"] = [
         {
             "file_path": view.file,
@@ -309,7 +327,7 @@ def read(
     """
     path = pathlib.Path(source)
     if path.is_dir():
-        path = _json_of_folder(path)
+        path = json_of_folder(path)
     siblings: dict[pathlib.Path, Split] = {}
     split = path.stem.removeprefix("transforms_")
     if images and path.name.startswith("transforms_") and split in SPLITS:
@@ -353,7 +371,8 @@ def _divided(views: list[View]) -> list[View]:
     return [dataclasses.replace(v, split=split) for v, split in zip(views, splits, strict=True)]
 
 
-def _json_of_folder(folder: pathlib.Path) -> pathlib.Path:
+def json_of_folder(folder: pathlib.Path) -> pathlib.Path:
+    """The json that a dataset's folder is read by. Raises BadInput where there is none."""
     for name in (FILE_NAME, "transforms_train.json"):
         if (folder / name).is_file():
             return folder / name
@@ -471,15 +490,12 @@ def _depth_unit(path: pathlib.Path, content: dict[str, Any]) -> float:
             f"{path}: neural_fields.depth.distance: {depth['distance']!r} is not supported; give "
             f"{_PLANAR!r} depth, the distance along the camera's axis"
         )
-    unit = _number(depth, {}, "unit", f"{path}: neural_fields.depth")
-    if unit is not None and unit <= 0.0:
-        raise BadInput(f"{path}: neural_fields.depth.unit: {unit:g}; export the dataset again")
-    return 1.0 if unit is None else unit
+    return _factor(depth, "unit", f"{path}: neural_fields.depth.", 1.0)
 
 
 def _own(content: dict[str, Any], key: str) -> dict[str, Any]:
     """An object of our own part of a json; empty where it is absent."""
-    own = content.get("neural_fields")
+    own = content.get(OWN)
     value = own.get(key) if isinstance(own, dict) else None
     return value if isinstance(value, dict) else {}
 
@@ -505,13 +521,30 @@ def _pose(value: Any, where: str) -> Matrix:
 
 
 def _number(content: dict[str, Any], frame: dict[str, Any], key: str, where: str) -> float | None:
-    """A number of the frame, else of the file; None where neither has it."""
+    """A number of the frame, else of the file; None where neither has it.
+
+    Args:
+        where: what a complaint names before the key.
+    """
     value = frame.get(key, content.get(key))
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise BadInput(f"{where}.{key}: {value!r} is not a number; export the dataset again")
+        raise BadInput(f"{where}{key}: {value!r} is not a number; export the dataset again")
     return float(value)
+
+
+def _factor(content: dict[str, Any], key: str, where: str, default: float) -> float:
+    """A number that lengths are multiplied by; for ``where`` see ``_number``."""
+    value = _number(content, {}, key, where)
+    if value is None:
+        return default
+    if not _SMALLEST <= value <= _FARTHEST:
+        raise BadInput(
+            f"{where}{key}: {value:g}; give a number from {_SMALLEST:g} to {_FARTHEST:g}, or "
+            "export the dataset again"
+        )
+    return value
 
 
 def _intrinsics(
@@ -523,7 +556,7 @@ def _intrinsics(
     images: bool,
 ) -> Intrinsics:
     def number(key: str) -> float | None:
-        return _number(content, frame, key, where)
+        return _number(content, frame, key, f"{where}.")
 
     model = frame.get("camera_model", content.get("camera_model", "OPENCV"))
     if model not in ("OPENCV", "PINHOLE", "SIMPLE_PINHOLE"):
@@ -563,22 +596,22 @@ def _bounds(
     path: pathlib.Path, content: dict[str, Any], views: list[View]
 ) -> tuple[Matrix, Matrix | None]:
     """``bounds`` and ``focus`` of a dataset: as written, else by the dialect's convention."""
-    own = content.get("neural_fields")
+    own = content.get(OWN)
     if isinstance(own, dict) and "bounds" in own:
         return _box(own["bounds"], f"{path}: neural_fields.bounds"), None
     if "aabb" in content:
         return _box(content["aabb"], f"{path}: aabb"), None
     if "scale" in content or "offset" in content or "aabb_scale" in content:
         where = f"{path}: scale, offset, aabb_scale"
-        scale = _number(content, {}, "scale", str(path)) or _NGP_SCALE
-        aabb_scale = _number(content, {}, "aabb_scale", str(path)) or 1.0
-        side = aabb_scale / abs(scale)
+        scale = _factor(content, "scale", f"{path}: ", _NGP_SCALE)
+        aabb_scale = _factor(content, "aabb_scale", f"{path}: ", 1.0)
+        side = aabb_scale / scale
         offset = _box([content.get("offset", _NGP_OFFSET), [math.inf] * 3], where, finite=False)[0]
         centre = (0.5 - offset) / scale
         # more than the unit cube is asked for where there are surroundings
         focus = bounds_of_cameras(views) if aabb_scale > 1.0 else None
         return _box([centre - side / 2, centre + side / 2], where), focus
-    if set(content) <= {"camera_angle_x", "camera_angle_y", "frames"}:
+    if set(content) <= {"camera_angle_x", "camera_angle_y", "frames", OWN}:
         half = np.full(3, _SYNTHETIC_HALF_SIZE)
         return np.stack([-half, half]), None
     return bounds_of_cameras(views), None
@@ -590,10 +623,12 @@ def _box(value: Any, where: str, finite: bool = True) -> Matrix:
     except (TypeError, ValueError):
         box = np.empty(0)
     good = box.shape == (2, 3) and not np.isnan(box).any() and bool((box[1] >= box[0]).all())
-    if not good or (finite and (not np.isfinite(box).all() or np.ptp(box) == 0.0)):
+    if not good or (finite and not np.isfinite(box).all()):
         raise BadInput(f"{where}: not a box of two corners; export the dataset again")
     if finite and np.abs(box).max() > _FARTHEST:
         raise BadInput(f"{where}: a box beyond {_FARTHEST:g} units; export the dataset again")
+    if finite and (box[1] - box[0]).max() < _SMALLEST:
+        raise BadInput(f"{where}: a box below {_SMALLEST:g} units; export the dataset again")
     return box
 
 

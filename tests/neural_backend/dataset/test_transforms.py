@@ -90,6 +90,20 @@ def test_the_synthetic_form_has_the_same_views(tmp_path):
         (tmp_path / view.file).resolve() for view in written.views
     ]
     assert found.views[0].intrinsics.angle_x == pytest.approx(SQUARE.angle_x)
+    np.testing.assert_allclose(found.bounds, [[-1.5] * 3, [1.5] * 3], err_msg="the form's own")
+
+
+def test_what_is_ours_says_so(tmp_path):
+    transforms.write(dataset(tmp_path))
+    transforms.write_cameras(tmp_path / "cameras.json", dataset(tmp_path).views)
+    written = [*tmp_path.glob("*.json"), *transforms.synthetic_files(tmp_path).values()]
+    assert len(written) == 5
+    assert all(map(transforms.is_ours, written))
+    other = tmp_path / "other.json"
+    for content in ("", "[" * 100_000, '["neural_fields"]', '{"frames": []}', "3"):
+        other.write_text(content)
+        assert not transforms.is_ours(other)
+    assert not transforms.is_ours(tmp_path / "gone.json")
 
 
 def test_no_synthetic_form_where_it_would_lie(tmp_path):
@@ -349,14 +363,21 @@ NAN_POSE = [[math.nan, 0, 0, 0], *POSE[1:]]
         (GOOD | {"aabb": "big", "frames": [frame()]}, "aabb"),
         (GOOD | {"neural_fields": {"bounds": [[0] * 3] * 2}, "frames": [frame()]}, "bounds"),
         (GOOD | {"aabb": [[0] * 3, [1e10] * 3], "frames": [frame()]}, "aabb: a box beyond 1e"),
-        (GOOD | {"aabb_scale": 1e30, "frames": [frame()]}, "aabb_scale: a box beyond 1e"),
-        (GOOD | {"scale": 1e-30, "frames": [frame()]}, "scale"),
-        (GOOD | {"aabb_scale": -1, "frames": [frame()]}, "aabb_scale: not a box"),
-        (GOOD | {"scale": "x", "frames": [frame()]}, "scale"),
+        (GOOD | {"aabb": [[0] * 3, [1e-30] * 3], "frames": [frame()]}, "aabb: a box below 1e-"),
+        (GOOD | {"aabb": [[0, 1, 2]] * 2, "frames": [frame()]}, "aabb: a box below 1e-"),
+        (GOOD | {"aabb_scale": 1e9, "frames": [frame()]}, "aabb_scale: a box beyond 1e"),
+        (GOOD | {"aabb_scale": 1e30, "frames": [frame()]}, r": aabb_scale: 1e\+30; give a number"),
+        (GOOD | {"aabb_scale": 1e30, "scale": 1e30, "frames": [frame()]}, r": scale: 1e\+30; give"),
+        (GOOD | {"scale": 1e30, "frames": [frame()]}, r": scale: 1e\+30; give a number from 1e-09"),
+        (GOOD | {"scale": 1e-30, "frames": [frame()]}, ": scale: 1e-30; give a number"),
+        (GOOD | {"scale": 0, "frames": [frame()]}, ": scale: 0; give a number"),
+        (GOOD | {"aabb_scale": -1, "frames": [frame()]}, ": aabb_scale: -1; give a number"),
+        (GOOD | {"scale": "x", "frames": [frame()]}, ": scale: 'x' is not a number"),
         (GOOD | {"frames": [frame(depth_file_path=3)], **TOLD}, r"frames\[0\]\.depth_file_path"),
         (GOOD | {"frames": [frame(mask_path="a\0.png")]}, r"frames\[0\]\.mask_path"),
         (GOOD | {"neural_fields": {"depth": {"distance": "ray"}}, "frames": [frame()]}, "planar"),
         (GOOD | {"neural_fields": {"depth": {"unit": 0}}, "frames": [frame()]}, "depth.unit: 0"),
+        (GOOD | {"neural_fields": {"depth": {"unit": 1e30}}, "frames": [frame()]}, "unit: 1e"),
         (GOOD | {"neural_fields": {"depth": {"unit": "m"}}, "frames": [frame()]}, "depth.unit"),
     ],
 )
