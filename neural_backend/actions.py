@@ -253,7 +253,8 @@ def mesh(run_folder: str, output: str, settings: ResultSettings) -> dict[str, in
         BadInput: the run or the views of its field cannot be read, it has no surface, or the file
             cannot be written.
     """
-    with _no_folder_left(output), progress.StagesBar() as bar:
+    folder = pathlib.Path(output).parent
+    with protocol.no_folder_left(folder), progress.StagesBar() as bar:
         path = mesh_file.check_output(output, settings.mesh_texture > 0)
         run = runs.open_run(run_folder)
         try:
@@ -280,7 +281,7 @@ def volume_file(run_folder: str, output: str, resolution: int) -> int:
         BadInput: the run cannot be read, its field has no density or is empty, or the file cannot
             be written.
     """
-    with _no_folder_left(output):
+    with protocol.no_folder_left(pathlib.Path(output).parent):
         path = protocol.output_file(output, voxels.WRITTEN)
         run = runs.open_run(run_folder)
         if not isinstance(run.field, RadianceField) or run.grid is None:
@@ -294,19 +295,6 @@ def volume_file(run_folder: str, output: str, resolution: int) -> int:
             raise BadInput(f"{run_folder}: {error}") from None
         voxels.write(path, found)
     return len(found.index)
-
-
-@contextlib.contextmanager
-def _no_folder_left(output: str) -> Iterator[None]:
-    """Where what is inside fails, no empty folder is left that it has made for its output."""
-    missing = [folder for folder in pathlib.Path(output).parents if not folder.exists()]
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):  # one that something was written into stays
-            for folder in missing:
-                folder.rmdir()
-        raise
 
 
 def _volume(run: OpenRun, resolution: int, report: Report = lambda what, done, of: None) -> Volume:
@@ -357,7 +345,7 @@ def render(run_folder: str, cameras: str, output: str, passes: bool = False) -> 
     run = runs.open_run(run_folder)
     render_passes = _passes(run, run_folder) if passes else None
     views = transforms.read(cameras, images.image_size, images=False).views
-    with _no_folder_left(str(pathlib.Path(output, "any"))):
+    with protocol.no_folder_left(pathlib.Path(output)):
         files = sequence.write(output, views, lambda view: _picture(run, view), render_passes)
         return sum(1 for _ in progress.over(files, len(views), "rendering"))
 

@@ -88,8 +88,9 @@ def _fail(command: Command | None, error: Exception) -> int:
 
 
 def _say(line: str) -> None:
-    """Print one line on standard error, whatever line feeds it has."""
-    print(" ".join(line.split()), file=sys.stderr, flush=True)
+    """Print one line on standard error, whatever line feeds it has, if anything can be written."""
+    with contextlib.suppress(OSError):
+        print(" ".join(line.split()), file=sys.stderr, flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +297,7 @@ class Train:
 
     Args:
         source: a dataset's folder or its json (nerf, neus), or a mesh file (sdf)
-        run_folder: the folder for the run; a finished run there is kept as DIR.1, DIR.2, ...
+        run_folder: the folder for the run; a run that is there is kept as DIR.1, DIR.2, ...
         settings: what is trained, and for how long
         resume: go on with the run in the folder, with its settings where no others are given
         init: a run whose weights the training starts from

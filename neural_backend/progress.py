@@ -81,7 +81,8 @@ class StagesBar:
 class TrainingBar:
     """Shows a training's events; call it with each. The bar appears when the training starts.
 
-    Where there is no console it says how far the training is in a line now and then.
+    Where there is no console it says how far the training is in a line now and then; where that
+    cannot be written either, on a full disk, the training goes on without.
     """
 
     def __init__(self) -> None:
@@ -92,10 +93,19 @@ class TrainingBar:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.close()
 
     def __call__(self, event: protocol.Event) -> None:
+        try:
+            self._show(event)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            pass
+
+    def _show(self, event: protocol.Event) -> None:
         if isinstance(event, protocol.Started):
             form = "{desc} {percentage:3.0f}%|{bar}|{postfix}"
             what = f"training on {event.device}"

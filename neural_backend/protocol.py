@@ -26,10 +26,11 @@ CANCEL = "cancel"
 """The line on standard input that ends a run with a checkpoint; so does its end-of-file."""
 
 GENERATOR = "Neural Fields"
-"""What our meshes name as their generator, which tells them from others'."""
+"""What our meshes name as their maker, which tells them from others'."""
 
 _LOCK = ".lock"
 _LOCK_WAITS = (0.05,) * 6  # seconds: whoever only looks at a lock holds it for an instant
+_BEGINNING = 1 << 16  # bytes of a run's events
 _RENAME_WAITS = (0.02, 0.05, 0.1, 0.2, 0.4) if os.name == "nt" else ()  # seconds
 
 
@@ -82,28 +83,79 @@ class RunFolder:
         """All of them, but the lock."""
         return [file for file in vars(self).values() if file not in (self.path, self.lock)]
 
+    @property
+    def written(self) -> list[pathlib.Path]:
+        """What is of one training; the log is of all that the folder has seen."""
+        return [
+            *(self.config, self.scene, self.events, self.preview),
+            *(self.live, self.metrics, self.checkpoint),
+        ]
+
+    def stranger(self) -> pathlib.Path | None:
+        """A file that a training here would take for its own, where no run of ours is.
+
+        A run's config or its events tell that it is ours.
+        """
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            content = json.loads(self.config.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and {"settings", "field_from_world"} <= content.keys():
+                return None
+        if EventReader(self.events).poll(_BEGINNING):
+            return None
+        there = (file for file in (*self.written, self.cancel, self.keep) if file.exists())
+        # what has no content is nobody's
+        return next((file for file in there if not file.is_file() or file.stat().st_size), None)
+
+
+@contextlib.contextmanager
+def no_folder_left(folder: pathlib.Path) -> Iterator[None]:
+    """Where what is inside fails, no empty folder is left that it has made for ``folder``."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that something was written into stays
+            for each in missing:
+                each.rmdir()
+        raise
+
 
 @contextlib.contextmanager
 def held(folder: pathlib.Path) -> Iterator[None]:
     """Make a folder and keep others out of it, as long as the lock ``.lock`` in it is held.
 
     The system takes the lock away when the process ends, however it ends. Some network drives
-    know no locks: there nobody is kept out.
+    know no locks: there nobody is kept out. Where what is inside fails, neither a lock nor an
+    empty folder is left that was not there before.
 
     Raises:
         BlockingIOError: another one holds it.
         OSError: the folder cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "ab") as file:
+    lock = folder / _LOCK
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(no_folder_left(folder))
+        new = not lock.exists()
         for wait in (*_LOCK_WAITS, 0.0):
-            if _lock(file):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(lock, "ab")  # noqa: SIM115
+            if _lock(file) and _is_at(file, lock):
                 break
+            file.close()
             time.sleep(wait)
         else:
             raise BlockingIOError(errno.EAGAIN, "in use", str(folder))
-        os.utime(file.name)  # who looks at its time sees that it was taken
-        yield
+        stack.enter_context(file)
+        os.utime(lock)  # who looks at its time sees that it was taken
+        try:
+            yield
+        except BaseException:
+            if new:
+                if sys.platform == "win32":  # which removes nothing that is open
+                    file.close()
+                with contextlib.suppress(OSError):
+                    lock.unlink()
+            raise
 
 
 def is_held(folder: pathlib.Path) -> bool:
@@ -121,6 +173,16 @@ def in_use(run: RunFolder) -> str:
         f"{run.path}: run: another training writes into it; wait for its end or choose another "
         "folder"
     )
+
+
+def _is_at(file: IO[bytes], path: pathlib.Path) -> bool:
+    """Whether an open file is still the one of its path: who held it may have removed it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _lock(file: IO[bytes]) -> bool:

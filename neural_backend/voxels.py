@@ -15,6 +15,7 @@ from .protocol import BadInput, first_line, write_whole
 WRITTEN = (".npz",)
 _DAMAGED = (ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PARTS = {"index": (np.uint16, (3,)), "density": (np.float16, ()), "color": (np.float16, (3,))}
+_NAMES = (*_PARTS, "world_from_index")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,13 +41,22 @@ def write(path: pathlib.Path, voxels: Voxels) -> None:
     Raises:
         BadInput: it cannot be written.
     """
-    arrays = {name: getattr(voxels, name) for name in (*_PARTS, "world_from_index")}
+    arrays = {name: getattr(voxels, name) for name in _NAMES}
     try:
         write_whole(path, lambda beside: np.savez_compressed(beside, **arrays))
     except OSError as error:
         raise BadInput(
             f"{path}: cannot be written ({error}); free some space or choose another folder"
         ) from None
+
+
+def is_ours(path: pathlib.Path) -> bool:
+    """Whether a file has the parts of what ``write`` writes."""
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return {f"{name}.npy" for name in _NAMES} <= set(parts.namelist())
+    except (OSError, *_DAMAGED):
+        return False
 
 
 def read(path: pathlib.Path) -> Voxels:
@@ -57,7 +67,7 @@ def read(path: pathlib.Path) -> Voxels:
     """
     try:
         with np.load(path) as arrays:
-            found = {name: arrays[name] for name in (*_PARTS, "world_from_index")}
+            found = {name: arrays[name] for name in _NAMES}
     except (OSError, *_DAMAGED) as error:
         raise BadInput(
             f"{path}: not a volume that can be read ({first_line(error)}); write it again"

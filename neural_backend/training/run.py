@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import filecmp
 import os
 import pathlib
 import signal
@@ -50,7 +52,13 @@ MODEL = (
 """The settings that shape the field: weights fit no other values of them."""
 
 _State = dict[str, torch.Tensor]
-_OTHER_FOLDER = "free some space or choose another folder"
+
+
+def _unwritable(path: pathlib.Path, error: OSError) -> BadInput:
+    mend = "choose another folder"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        mend = f"free some space or {mend}"
+    return BadInput(f"{path}: cannot be written ({error.strerror or error}); {mend}")
 
 
 @contextlib.contextmanager
@@ -58,18 +66,23 @@ def _locked(run: RunFolder) -> Iterator[None]:
     """Make the run's folder and keep other trainings out of it.
 
     Raises:
-        BadInput: it cannot be made or written, or another training has it.
+        BadInput: it cannot be made or written, another training has it, or what is in it is no
+            run's.
     """
     with contextlib.ExitStack() as stack:
         try:
+            if run.path.exists() and not run.path.is_dir():
+                raise BadInput(f"{run.path}: run: a file, not a folder; choose another --run")
+            if stranger := run.stranger():
+                raise BadInput(
+                    f"{stranger}: not written by Neural Fields, and a run here would replace it; "
+                    "choose another --run"
+                )
             stack.enter_context(protocol.held(run.path))
         except BlockingIOError:
             raise BadInput(protocol.in_use(run)) from None
         except OSError as error:
-            reason = error.strerror or error
-            raise BadInput(
-                f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}"
-            ) from None
+            raise _unwritable(run.path, error) from None
         with contextlib.suppress(OSError):
             for path in (run.config, run.checkpoint, run.preview, run.metrics, run.live, run.eye):
                 protocol.clear_unfinished(path)
@@ -104,11 +117,8 @@ class _Journal:
                 "new run"
             ) from None
         except OSError as error:
-            reason = error.strerror or error
-            raise BadInput(
-                f"{self._write.path}: cannot be written ({reason}); {_OTHER_FOLDER}, then "
-                "continue with --resume"
-            ) from None
+            unwritable = _unwritable(self._write.path, error)
+            raise BadInput(f"{unwritable}, then continue with --resume") from None
 
     def ready(self) -> None:
         waiting, self._waiting = self._waiting or [], None
@@ -116,11 +126,15 @@ class _Journal:
             self._write(event)
 
     def fail(self, line: str) -> None:
-        """Note an error: what is wrong and, behind the last semicolon, what to do."""
+        """Note an error: what is wrong and, behind the last semicolon, what to do.
+
+        A run that was refused before it began leaves its folder as it was.
+        """
+        if self._waiting is not None:
+            return
         message, _, hint = line.rpartition("; ")
         event = protocol.Error(message, hint) if message else protocol.Error(hint)
         with contextlib.suppress(OSError, BadInput):
-            self.ready()
             self(event)
 
 
@@ -134,8 +148,9 @@ def train(
 ) -> dict[str, Any]:
     """Train a field into a run folder; returns what ``metrics.json`` then holds.
 
-    A finished run in the folder is kept: its files move to ``<folder>.1``, ``.2``, ... Processes
-    that a launcher started together train one field; the first of them has the folder.
+    A run that is in the folder is kept: its files move to ``<folder>.1``, ``.2``, ... Where the
+    training is refused, the folder stays as it was. Processes that a launcher started together
+    train one field; the first of them has the folder.
 
     Args:
         source: a dataset's folder or json (nerf, neus), a mesh file (sdf).
@@ -144,7 +159,7 @@ def train(
         show: gets each event too.
 
     Raises:
-        BadInput: in one line, also in the run's events.
+        BadInput: in one line; once the training has begun, also in the run's events.
         SystemExit: another of several processes says what has failed.
     """
     problem = config.check(settings)
@@ -320,31 +335,37 @@ def _prepare_folder(
         write_config(run, content)
         emit.ready()
     except OSError as error:
-        reason = error.strerror or error
-        raise BadInput(f"{run.path}: run: cannot be written ({reason}); {_OTHER_FOLDER}") from None
+        raise _unwritable(run.path, error) from None
 
 
 def _check_source(run: RunFolder, content: RunConfig) -> None:
-    """Make sure that a run goes on with what it was trained on; that may have been moved.
+    """Make sure that a run goes on with what it was trained on; that may have been moved or copied.
 
     Raises:
         BadInput: it is something else.
     """
     before = read_config(run)
-    moved = before.source != content.source and not before.source.exists()
-    if before.source != content.source and not moved:
-        with contextlib.suppress(OSError):
-            moved = before.source.samefile(content.source)
-        if not moved:
-            raise BadInput(
-                f"{content.source}: {run.path} was trained on {before.source}; go on with that, "
-                f"or train a new run (with --init {run.path} it starts from these weights)"
-            )
+    if before.source.exists() and not _is_same(before.source, content.source):
+        raise BadInput(
+            f"{content.source}: {run.path} was trained on {before.source}; go on with that, "
+            f"or train a new run (with --init {run.path} it starts from these weights)"
+        )
     if not np.allclose(content.field_from_world, before.field_from_world):
         raise BadInput(
             f"{content.source}: its bounds are not those that {run.path} was trained on; "
             "train without --resume"
         )
+
+
+def _is_same(before: pathlib.Path, now: pathlib.Path) -> bool:
+    """Whether two sources, datasets or meshes, have the same content."""
+    try:
+        one, other = (
+            transforms.json_of_folder(path) if path.is_dir() else path for path in (before, now)
+        )
+        return filecmp.cmp(one, other, shallow=False)
+    except (OSError, BadInput):
+        return False
 
 
 def _task(
@@ -429,13 +450,12 @@ def _of_model(run: RunFolder, before: TrainingSettings, now: TrainingSettings) -
 def _set_aside(run: RunFolder) -> None:
     """Move a finished run's files to a folder beside; clear away one that never got that far.
 
-    Files of these names that no run has written are moved too. The log stays: whoever started
-    this process may be writing it.
+    The log stays: whoever started this process may be writing it.
 
     Raises:
         OSError: a file cannot be moved.
     """
-    files = (run.config, run.scene, run.events, run.preview, run.live, run.metrics, run.checkpoint)
+    files = run.written
     if not run.checkpoint.exists() and _is_unfinished(run):
         for file in files:
             file.unlink(missing_ok=True)

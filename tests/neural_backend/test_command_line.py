@@ -123,9 +123,7 @@ def test_a_hostile_dataset_is_told_in_one_line(capsys, tmp_path, name):
     line = refused(capsys, "train", source, "--run", tmp_path / "run", "--device", "cpu")
     assert said in line
     assert str(source) in line
-    error = events(tmp_path / "run")[-1]
-    assert isinstance(error, protocol.Error)
-    assert f"{error.message}; {error.hint}" == line
+    assert not (tmp_path / "run").exists()
 
 
 def test_pixels_that_are_not_numbers_are_refused(capsys, tmp_path):
@@ -155,6 +153,12 @@ def test_a_run_folder_that_cannot_be_made_is_refused(capsys, tmp_path, ball):
     (tmp_path / "file").write_text("")
     line = refused(capsys, "train", ball, "--run", tmp_path / "file" / "run", *TINY)
     assert "cannot be written" in line
+
+
+def test_a_file_in_place_of_a_run_folder_is_named(capsys, tmp_path, ball):
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "train", ball, "--run", tmp_path / "file", *TINY)
+    assert line.endswith("file: run: a file, not a folder; choose another --run")
 
 
 def test_a_full_disk_is_told_with_the_mend(capsys, tmp_path, ball, monkeypatch):
@@ -289,37 +293,71 @@ def test_a_new_run_keeps_the_old_one_beside(tmp_path, ball):
     assert sum(event.type == "started" for event in events(run)) == 1
 
 
-def test_files_that_no_run_has_written_are_kept_beside(tmp_path, ball):
-    run = tmp_path / "mine"
-    run.mkdir()
-    mine = {"config.json": b'{"a": 1}', "events.jsonl": b"mine\n", "preview.png": b"picture"}
-    for name, content in mine.items():
-        (run / name).write_bytes(content)
-    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=1"]) == 0
-    kept = {path.name: path.read_bytes() for path in (tmp_path / "mine.1").iterdir()}
-    assert kept == mine
+MINE = {
+    "config.json": b'{"settings": 1}',
+    "events.jsonl": b"mine\n",
+    "preview.png": b"picture",
+    "cancel": b"not this",
+}
 
 
-def test_what_a_refused_run_has_said_is_not_kept(capsys, tmp_path, ball):
+@pytest.mark.parametrize("name", MINE)
+def test_files_that_no_run_has_written_are_not_touched(capsys, tmp_path, ball, name):
+    (tmp_path / name).write_bytes(MINE[name])
+    line = refused(capsys, "train", ball, "--run", tmp_path, *TINY)
+    assert line.startswith(f"{tmp_path / name}: not written by Neural Fields, and a run here")
+    assert line.endswith("; choose another --run")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: MINE[name]}
+
+
+def test_a_refused_training_leaves_everything_as_it_was(capsys, tmp_path, trained, ball):
+    """No folder, no lock; a run that is there has not failed."""
+    for place in (tmp_path / "new" / "run", tmp_path):
+        refused(capsys, "train", tmp_path / "absent.ply", "--run", place, *TINY)
+    assert list(tmp_path.iterdir()) == []
     run = tmp_path / "run"
-    for _ in range(2):
-        refused(capsys, "train", tmp_path / "absent.ply", "--run", run, *TINY)
-    assert command_line.run(["train", str(ball), "--run", str(run), *TINY, "--max-steps=1"]) == 0
+    shutil.copytree(trained, run)
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    for more in ([], ["--resume", "--max-steps=99"]):
+        refused(capsys, "train", tmp_path / "absent.ply", "--run", run, *TINY, *more)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 def test_a_run_goes_on_with_what_it_was_trained_on(capsys, tmp_path, ball):
     source, other, run = tmp_path / "a.ply", tmp_path / "b.ply", tmp_path / "run"
-    for path in (source, other):
-        path.write_bytes(ball.read_bytes())
+    source.write_bytes(ball.read_bytes())
+    trimesh.load_mesh(ball).subdivide().export(other)
     train = ["train", "--run", str(run), *TINY]
     assert command_line.run([*train, str(source), "--max-steps=1"]) == 0
     line = refused(capsys, *train, other, "--resume", "--max-steps=2")
     assert f"was trained on {source}" in line
     assert protocol.RunFolder(run).checkpoint.exists()
-    # what has been moved is still the same
-    source.rename(tmp_path / "c.ply")
+    # what has been copied or moved is still the same
+    shutil.copy(source, tmp_path / "c.ply")
     assert command_line.run([*train, str(tmp_path / "c.ply"), "--resume", "--max-steps=2"]) == 0
+    assert json.loads((run / "config.json").read_text())["source"] == str(tmp_path / "c.ply")
+    (tmp_path / "c.ply").rename(tmp_path / "d.ply")
+    assert command_line.run([*train, str(tmp_path / "d.ply"), "--resume", "--max-steps=3"]) == 0
+
+
+def test_a_project_that_was_copied_goes_on(tmp_path):
+    """The dataset that it was trained on is still where it was; a folder is named by its json."""
+    views = [View(f"{name}.png", np.eye(4), Intrinsics(8, 8, 8.0, 8.0, 4.0, 4.0)) for name in "ab"]
+    dataset = tmp_path / "first" / "dataset"
+    dataset.mkdir(parents=True)
+    for view in views:
+        imageio.v3.imwrite(dataset / view.file, np.full((8, 8, 4), 200, np.uint8))
+    box = np.array([[-1.0, -1, -9], [1, 1, -7]])
+    transforms.write(transforms.Dataset(dataset, tuple(views), box))
+    tiny = ["--device=cpu", "--levels=2", "--log2-table-size=8", "--finest=16", "--batch=64"]
+    run = str(tmp_path / "first" / "run")
+    assert command_line.run(["train", str(dataset), "--run", run, *tiny, "--max-steps=1"]) == 0
+    shutil.copytree(tmp_path / "first", tmp_path / "second")
+    source, run = tmp_path / "second" / "dataset", str(tmp_path / "second" / "run")
+    for step, path in enumerate((source / "transforms.json", source), 2):
+        train = ["train", str(path), "--run", run, "--resume", f"--max-steps={step}"]
+        assert command_line.run(train) == 0
 
 
 def test_a_folder_is_made_for_no_run_that_cannot_be(capsys, tmp_path, ball):

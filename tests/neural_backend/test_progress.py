@@ -53,6 +53,18 @@ def test_without_a_console_a_training_tells_its_warnings_and_its_end(capsys):
     assert lines == ["warning: doubtful", "finished: step 10, 2.0 s, 21.00 dB, SSIM 0.900"]
 
 
+def test_a_training_goes_on_where_nothing_can_be_told(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Console())
+    monkeypatch.setattr(sys.stderr, "write", full)
+    with progress.TrainingBar() as bar:
+        bar(protocol.Started("nerf", "cpu", "cpu", 10))
+        bar(protocol.Warning("doubtful"))
+        bar(protocol.Done(10, 2.0))
+
+
 def test_without_a_console_a_line_now_and_then_says_how_far_it_is(capsys):
     with progress.TrainingBar() as bar:
         bar(protocol.Started("nerf", "cpu", "cpu", 10))

@@ -1,5 +1,6 @@
 """Events, whole files, and a reader that follows a writer."""
 
+import contextlib
 import json
 import math
 import os
@@ -252,6 +253,60 @@ def test_nobody_holds_what_is_not_there(tmp_path):
     assert not protocol.is_held(tmp_path / "gone")
     assert not protocol.is_held(tmp_path)
     assert not (tmp_path / ".lock").exists()
+
+
+def test_what_fails_leaves_neither_a_lock_nor_a_folder(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "file").write_text("")
+    with protocol.held(tmp_path / "used"):
+        pass
+    for folder in (tmp_path / "new" / "er", mine, tmp_path / "used"):
+        with contextlib.suppress(ZeroDivisionError), protocol.held(folder):
+            assert protocol.is_held(folder)
+            raise ZeroDivisionError
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"mine", "mine/file", "used", "used/.lock"}
+
+
+def test_who_waits_for_a_lock_that_is_removed_takes_the_next_one(tmp_path, monkeypatch):
+    taken = []
+
+    def lock(file):
+        if not taken:
+            (tmp_path / ".lock").unlink()  # whoever held it has failed, and is gone
+        taken.append(file)
+        return True
+
+    monkeypatch.setattr(protocol, "_lock", lock)
+    with protocol.held(tmp_path):
+        assert (tmp_path / ".lock").exists()
+    assert len(taken) == 2
+
+
+OURS = ('{"settings": {}, "field_from_world": []}', '{"type": "checkpoint", "step": 3}\n')
+
+
+@pytest.mark.parametrize(
+    ("files", "stranger"),
+    [
+        ({}, None),
+        ({"log.txt": "a", "notes.txt": "b", ".lock": "c"}, None),
+        ({"cancel": "", "keep": "", "events.jsonl": ""}, None),
+        ({"config.json": OURS[0], "preview.png": "x"}, None),
+        ({"config.json": "{", "events.jsonl": OURS[1]}, None),
+        ({"config.json": "[" * 100_000}, "config.json"),
+        ({"config.json": '{"settings": {}}', "preview.png": "x"}, "config.json"),
+        ({"events.jsonl": '{"type": "mine"}\n'}, "events.jsonl"),
+        ({"metrics.json": "{}"}, "metrics.json"),
+        ({"keep": "this"}, "keep"),
+    ],
+)
+def test_a_stranger_s_files_are_told_from_a_run_s(tmp_path, files, stranger):
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    found = protocol.RunFolder(tmp_path).stranger()
+    assert (found and found.name) == stranger
 
 
 def test_who_only_looks_is_waited_for(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ def test_what_is_written_is_read(tmp_path):
     voxels.write(tmp_path / "volume.npz", some())
     assert [path.name for path in tmp_path.iterdir()] == ["volume.npz"]
     read = voxels.read(tmp_path / "volume.npz")
+    assert voxels.is_ours(tmp_path / "volume.npz")
     for name in ("index", "density", "color", "world_from_index"):
         np.testing.assert_array_equal(getattr(read, name), getattr(some(), name))
 
@@ -37,6 +38,13 @@ def test_a_hostile_file_is_refused(tmp_path, changes):
     np.savez(path, **arrays | changes)
     with pytest.raises(BadInput, match=r"volume\.npz: .*not a volume that can be read"):
         voxels.read(path)
+
+
+def test_another_s_file_is_told_from_ours(tmp_path):
+    np.savez(tmp_path / "other.npz", density=np.zeros(3))
+    (tmp_path / "text.npz").write_text("mine")
+    for name in ("other.npz", "text.npz", "gone.npz"):
+        assert not voxels.is_ours(tmp_path / name)
 
 
 def test_a_damaged_or_absent_file_is_refused(tmp_path):
