@@ -199,7 +199,8 @@ def run_steps(
     """Run one command of the backend to its end.
 
     Args:
-        log: gets what it prints; appended to.
+        log: gets what it prints; appended to. One that holds no more than what is raised does not
+            stay.
         look: gives the status at each tick; may raise what it has found.
         grace: seconds that it has to end by itself when the job is cancelled.
         answer: open file that gets its standard output; the log does where None.
@@ -208,31 +209,44 @@ def run_steps(
     Raises:
         BadInput: when it fails: its own last line, or that it died and where the log is.
     """
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise BadInput(f"{log}: cannot be written ({reason}); choose another Output") from None
-    # what it says is read from the same file: its folder may be deleted while it runs
-    with open(log, "a+b") as file:
-        begin = file.tell()
-        child = Child(program, arguments, answer or file, file)
+    with protocol.no_folder_left(log.parent):
+        new = not log.exists()
         try:
-            while (status := child.status()) is None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.touch()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise BadInput(f"{log}: cannot be written ({reason}); choose another Output") from None
+        # what it says is read from the same file: its folder may be deleted while it runs
+        with open(log, "a+b") as file:
+            begin = file.tell()
+            child = Child(program, arguments, answer or file, file)
+            try:
+                while (status := child.status()) is None:
+                    yield look()
                 yield look()
-            yield look()
-        except Cancelled:
-            yield from _wind_down(child, grace)
-            raise
-        except GeneratorExit:
-            if leave():
-                child.let_go()
-            raise
-        finally:
-            child.end(_LAST_GRACE)
-        if status != protocol.EXIT_DONE:
-            raise BadInput(_why(status, file, begin))
+            except Cancelled:
+                yield from _wind_down(child, grace)
+                raise
+            except GeneratorExit:
+                if leave():
+                    child.let_go()
+                raise
+            finally:
+                child.end(_LAST_GRACE)
+            if status == protocol.EXIT_DONE:
+                return
+            why = _why(status, file, begin)
+        if new and str(log) not in why:
+            _remove_alone(log)
+        raise BadInput(why)
+
+
+def _remove_alone(log: pathlib.Path) -> None:
+    """Remove a log where nothing else came of what it tells of."""
+    with contextlib.suppress(OSError):
+        if list(log.parent.iterdir()) == [log]:
+            log.unlink()
 
 
 def _wind_down(child: Child, grace: float) -> Steps[None]:

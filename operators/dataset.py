@@ -539,21 +539,17 @@ class _Store:
             BadInput: when the folder holds what no export wrote, or cannot be written to.
         """
         with self.writing():
-            for parent in {(self.folder / file).parent for file in keys}:
-                parent.mkdir(parents=True, exist_ok=True)
             listing = self.folder / transforms.FILE_NAME
-            if listing.exists() and not self._ours(listing):
-                raise BadInput(
-                    f"{listing}: not written by Neural Fields, and would be replaced; "
-                    "choose another Output folder"
-                )
+            synthetic = transforms.synthetic_files(self.folder).values()
+            for path in (listing, self._state, *synthetic):
+                if path.exists() and not transforms.is_ours(path):
+                    raise folders.strange(path)
             before = self._read()
             for file in keys:
                 if file not in before and (self.folder / file).exists():
-                    raise BadInput(
-                        f"{self.folder / file}: not written by Neural Fields, and would be "
-                        "replaced; choose another Output folder"
-                    )
+                    raise folders.strange(self.folder / file)
+            for parent in {(self.folder / file).parent for file in keys}:
+                parent.mkdir(parents=True, exist_ok=True)
             stale = [file for file in before if before[file] != keys.get(file)]
             missing = {
                 file
@@ -562,13 +558,11 @@ class _Store:
             }
             if stale or missing:
                 # where it stands, the dataset is whole
-                listing.unlink(missing_ok=True)
-                for split in transforms.SPLITS:
-                    name = f"transforms_{split}.json"
-                    (self.folder / transforms.SYNTHETIC_FOLDER / name).unlink(missing_ok=True)
+                for path in (listing, *synthetic):
+                    path.unlink(missing_ok=True)
             for file in stale:
                 (self.folder / file).unlink(missing_ok=True)
-            write_json(self._state, {"neural_fields": _STATE_VERSION, "views": keys})
+            write_json(self._state, {transforms.OWN: _STATE_VERSION, "views": keys})
         return missing
 
     def part(self, file: str) -> pathlib.Path:
@@ -606,12 +600,6 @@ class _Store:
             }
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return {}
-
-    def _ours(self, listing: pathlib.Path) -> bool:
-        try:
-            return "neural_fields" in json.loads(listing.read_text(encoding="utf-8"))
-        except (ValueError, TypeError):
-            return False
 
     def _reason(self, error: OSError | None, file: str = "") -> str:
         place = self.folder / file if file else self.folder

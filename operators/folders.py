@@ -109,7 +109,7 @@ def trained_of(scene: bpy.types.Scene) -> Results | None:
 
 
 def output_folder(scene: bpy.types.Scene, override: str = "") -> pathlib.Path:
-    """The folder of a scene's dataset, run and results; it exists and can be written to.
+    """The folder of a scene's dataset, run and results; it can be made and written to.
 
     Args:
         override: an operator's argument; empty takes the scene's setting, and where that is
@@ -121,9 +121,14 @@ def output_folder(scene: bpy.types.Scene, override: str = "") -> pathlib.Path:
     """
     folder = _wanted(override or scene.neural_fields.output)
     try:
+        missing = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # the only test that holds on every system
             pass
+        with contextlib.suppress(OSError):
+            # the job that may follow makes it, when its turn has come
+            for each in missing:
+                each.rmdir()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise BadInput(f"{folder}: cannot be written to ({reason}); {_OTHER_FOLDER}") from None
@@ -158,9 +163,17 @@ def own_folder(name: str, create: bool = True) -> pathlib.Path:
         return pathlib.Path(bpy.utils.user_resource("DATAFILES", path=path, create=create))
 
 
+def strange(file: pathlib.Path) -> BadInput:
+    """What to say where another program's file stands in the way of ours."""
+    return BadInput(
+        f"{file.parent}: holds {file.name}, which Neural Fields did not write and would replace; "
+        "choose another Output"
+    )
+
+
 @contextlib.contextmanager
 def alone(output: pathlib.Path, run: RunFolder) -> Iterator[None]:
-    """Keep other Blenders' trainings and exports out of an output folder.
+    """Make an output folder, and keep other Blenders' trainings and exports out of it.
 
     Raises:
         BadInput: one is in it, or its run is being trained.

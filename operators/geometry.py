@@ -13,7 +13,7 @@ import bpy
 import numpy as np
 import numpy.typing as npt
 
-from ..neural_backend.protocol import BadInput, write_whole
+from ..neural_backend.protocol import GENERATOR, BadInput, write_whole
 from .scratch import RESULT_MARK, Scratch, results_of
 
 Points = npt.NDArray[np.float64]
@@ -26,6 +26,7 @@ _CHUNK = 1 << 22
 _STRANDS = 5000
 _ENORMOUS = 10.0
 _FLAT = 0.05
+_PLY_BEGIN = f"ply\nformat binary_little_endian 1.0\ncomment {GENERATOR}"
 
 _SOLID = {"MESH"}
 _POINTS = {"CURVES", "POINTCLOUD"}
@@ -270,16 +271,28 @@ def write_mesh(
     write_ply(path, *triangles_of(depsgraph, subject, collection))
 
 
+def is_ours(path: pathlib.Path) -> bool:
+    """Whether ``write_ply`` has written a file."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_PLY_BEGIN)) == _PLY_BEGIN.encode()
+    except OSError:
+        return False
+
+
 def write_ply(
     path: str | os.PathLike[str], vertices: npt.ArrayLike, triangles: npt.ArrayLike
 ) -> None:
-    """Write vertices [N, 3] and triangles [M, 3] as a binary PLY, whole or not at all."""
+    """Write vertices [N, 3] and triangles [M, 3] as a binary PLY, whole or not at all.
+
+    A comment in it says whose it is.
+    """
     corners = np.asarray(vertices, dtype="<f4")
     faces = np.empty(len(np.asarray(triangles)), dtype=[("count", "u1"), ("corners", "<i4", 3)])
     faces["count"] = 3
     faces["corners"] = triangles
     header = (
-        "ply\nformat binary_little_endian 1.0\n"
+        f"{_PLY_BEGIN}\n"
         f"element vertex {len(corners)}\n"
         "property float x\nproperty float y\nproperty float z\n"
         f"element face {len(faces)}\n"

@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import pathlib
+from collections.abc import Iterator
 
 from ..neural_backend import protocol
 from . import folders
@@ -23,15 +24,40 @@ def _file(create: bool = False) -> pathlib.Path:
 def add(output: pathlib.Path, blend_file: str) -> None:
     """Remember an output folder and the .blend file that it belongs to, empty if never saved.
 
-    Another Blender may do the same at this moment: neither loses what the other adds. Folders that
-    are gone are forgotten, unless the drive that they were on may only be absent.
+    Folders that are gone are forgotten, unless the drive that they were on may only be absent.
+    """
+    _change(output, blend_file)
+
+
+@contextlib.contextmanager
+def added(output: pathlib.Path, blend_file: str, run: pathlib.Path) -> Iterator[None]:
+    """Remember an output folder, but not for longer where what is inside fails and there is no
+    folder of the run then."""
+    before = _listed(_file()).get(output)
+    add(output, blend_file)
+    try:
+        yield
+    except BaseException:
+        if not run.exists():
+            _change(output, before)
+        raise
+
+
+def _change(output: pathlib.Path, blend_file: str | None) -> None:
+    """Remember what is to be known of an output folder; nothing where None.
+
+    Another Blender may do the same at this moment: neither loses what the other adds.
     """
     with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
         file = _file(create=True)
         # held for milliseconds: who holds it longer than it is waited for does not write any more
         with contextlib.suppress(BlockingIOError):
             stack.enter_context(protocol.held(file.parent))
-        listed = _listed(file) | {output: blend_file}
+        listed: dict[pathlib.Path, str] = _listed(file)
+        if blend_file is None:
+            listed.pop(output, None)
+        else:
+            listed[output] = blend_file
         kept = {
             str(folder): saved
             for folder, saved in listed.items()

@@ -72,10 +72,7 @@ def mesh_steps(program: str, found: Results, settings: config.ResultSettings) ->
 def require_no_strange_mesh(found: Results) -> None:
     """Raises BadInput where another program's mesh would be replaced."""
     if found.mesh.exists() and not glb.is_ours(found.mesh):
-        raise BadInput(
-            f"{found.output}: holds {found.mesh.name}, which Neural Fields did not write and would "
-            "replace; choose another Output"
-        )
+        raise folders.strange(found.mesh)
 
 
 def import_mesh(

@@ -95,15 +95,15 @@ def require_no_strange_frames(found: Results, views: tuple[View, ...]) -> None:
     """Make sure that a sequence replaces nothing but an earlier one's frames.
 
     Raises:
-        BadInput: files of the frames' names stand there that no sequence of ours has written.
+        BadInput: files of the frames' names, or of the cameras', stand there that no sequence of
+            ours has written.
     """
+    if found.cameras.exists() and not transforms.is_ours(found.cameras):
+        raise folders.strange(found.cameras)
     ours = set(_listed(found.cameras))
     for view in views:
         if view.file not in ours and (found.frames / view.file).exists():
-            raise BadInput(
-                f"{found.frames}: holds {view.file}, which Neural Fields did not write and would "
-                "replace; choose another Output"
-            )
+            raise folders.strange(found.frames / view.file)
 
 
 def _listed(cameras: pathlib.Path) -> list[str]:

@@ -213,12 +213,14 @@ class Plan:
         return Job(label, self._steps(), self.found.name, self.found.run)
 
     def _steps(self) -> Steps[str]:
-        with folders.alone(self.found.output, self._run):
-            known.add(self.found.output, bpy.data.filepath)
+        output, run = self.found.output, self._run
+        with folders.alone(output, run), known.added(output, bpy.data.filepath, run.path):
             return (yield from self._steps_alone())
 
     def _steps_alone(self) -> Steps[str]:
         training = self.settings.training
+        if not self.resume and (stranger := self._run.stranger()):
+            raise folders.strange(stranger)
         field = _field_of(self._run) if self.resume else training.field
         views = yield from self._ahead_steps(field)
         program = yield from backend.check_steps(training.device)
@@ -245,6 +247,7 @@ class Plan:
             sequence.require_no_strange_frames(self.found, views)
         if self.settings.result.volume:
             volume.openvdb()
+            volume.require_no_strange_voxels(self.found)
             if field == "sdf":
                 raise BadInput(
                     "Volume: a signed distance has no density; untick it, or choose another field"
@@ -370,20 +373,23 @@ def _geometry_steps(
     place: Place, settings: knobs.Settings, output: pathlib.Path
 ) -> Steps[pathlib.Path]:
     file = output / folders.DATASET / folders.GEOMETRY
+    if file.exists() and not geometry.is_ours(file):
+        raise folders.strange(file)
     yield Status(iface("Writing the geometry"))
-    try:
-        file.parent.mkdir(exist_ok=True)
-    except OSError as error:
-        raise BadInput(
-            f"{file.parent}: cannot be made ({error.strerror}); choose another Output"
-        ) from None
 
     def write(depsgraph: bpy.types.Depsgraph) -> None:
         rig.require_no_simulation(depsgraph)
         geometry.write_mesh(depsgraph, settings.rig.subject, settings.collection, file)
 
-    with Scratch(place.scene, place.view_layer) as scratch:
-        geometry.evaluated(scratch, write)
+    with protocol.no_folder_left(file.parent):
+        try:
+            file.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise BadInput(
+                f"{file.parent}: cannot be made ({error.strerror}); choose another Output"
+            ) from None
+        with Scratch(place.scene, place.view_layer) as scratch:
+            geometry.evaluated(scratch, write)
     return file
 
 

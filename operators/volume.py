@@ -60,10 +60,21 @@ def openvdb() -> Any:
 
 
 def volume_steps(program: str, found: Results, settings: config.ResultSettings) -> Steps[None]:
-    """Let the backend sample the run's field; raises as ``results.extract_steps``."""
+    """Let the backend sample the run's field; raises as ``results.extract_steps``.
+
+    Raises:
+        BadInput: a file of another program stands in its place, too.
+    """
+    require_no_strange_voxels(found)
     arguments = ["--output", str(found.voxels), "--resolution", str(settings.volume_resolution)]
     sampling = Status(iface("Sampling the volume"))
     yield from results.extract_steps(program, found, "volume", arguments, lambda: sampling)
+
+
+def require_no_strange_voxels(found: Results) -> None:
+    """Raises BadInput where another program's file would be replaced."""
+    if found.voxels.exists() and not voxels.is_ours(found.voxels):
+        raise folders.strange(found.voxels)
 
 
 def converted(file: pathlib.Path, display: Display = colour.PLAIN) -> pathlib.Path:

@@ -91,6 +91,7 @@ def output(tmp_path: pathlib.Path) -> pathlib.Path:
     folder = tmp_path / "the run"
     (folder / "run").mkdir(parents=True)
     (folder / "run" / "checkpoint.safetensors").write_bytes(b"weights")
+    (folder / "run" / "events.jsonl").write_text('{"type": "checkpoint", "step": 9}\n')
     return folder
 
 

@@ -48,6 +48,9 @@ def doctor(arguments: list[str]) -> int:
 
 
 def train(arguments: list[str]) -> int:
+    if FAULT == "refused":
+        print("max_seconds is 3: give a hat", file=sys.stderr)
+        return 2
     run = pathlib.Path(arguments[arguments.index("--run") + 1])
     run.mkdir(parents=True, exist_ok=True)
     if (run / "checkpoint.safetensors").exists() and "--resume" not in arguments:

@@ -490,12 +490,13 @@ def test_what_is_not_ours_is_not_touched(cube, tmp_path: pathlib.Path) -> None:
     (tmp_path / "images").mkdir()
     mine = tmp_path / "images" / "0002.png"
     mine.write_bytes(b"mine")
-    with pytest.raises(BadInput, match=r"0002\.png.*not written by Neural Fields"):
+    with pytest.raises(BadInput, match=r"0002\.png, which Neural Fields did not write"):
         export(tmp_path)
+    assert list(tmp_path.rglob("*")) == [tmp_path / "images", mine]
     state = {"neural_fields": 1, "views": {"../mine.txt": "x", "images/0002.png": 3}}
     (tmp_path / "images" / "export.json").write_text(json.dumps(state))
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(BadInput, match="not written by Neural Fields"):
+    with pytest.raises(BadInput, match="which Neural Fields did not write"):
         export(tmp_path)
     assert (tmp_path / "mine.txt").exists()
     assert mine.read_bytes() == b"mine"
@@ -503,6 +504,28 @@ def test_what_is_not_ours_is_not_touched(cube, tmp_path: pathlib.Path) -> None:
     (tmp_path / "transforms.json").write_text('{"frames": []}')
     with pytest.raises(BadInput, match=r"transforms\.json.*choose another"):
         export(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["nerf_synthetic/transforms_val.json", "images/export.json"])
+def test_jsons_that_are_not_ours_are_not_touched(cube, tmp_path: pathlib.Path, name) -> None:
+    mine, content = tmp_path / name, '{"frames": [], "views": {"images/0009.png": "x"}}'
+    mine.parent.mkdir()
+    mine.write_text(content)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    (tmp_path / "images" / "0009.png").write_text("mine")
+    line = f"holds {mine.name}, which Neural Fields did not write"
+    with pytest.raises(BadInput, match=line):
+        export(tmp_path)
+    assert mine.read_text() == content
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+    # our own are replaced, and tell nothing about another's beside them
+    mine.unlink()
+    for _ in range(2):
+        export(tmp_path)
+    mine.write_text(content)
+    with pytest.raises(BadInput, match=line):
+        export(tmp_path)
+    assert mine.read_text() == content
 
 
 @pytest.mark.parametrize("name", ["a {blend_name} b", "frame ####", "ünïcode ' \"", "%04d"])

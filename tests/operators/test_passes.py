@@ -147,7 +147,7 @@ def test_passes_that_are_missing_are_rendered(surfaces, tmp_path: pathlib.Path) 
 def test_passes_of_others_are_not_replaced(surfaces, tmp_path: pathlib.Path) -> None:
     (tmp_path / "depth").mkdir()
     (tmp_path / "depth" / "0002.exr").write_bytes(b"mine")
-    with pytest.raises(BadInput, match=r"0002\.exr: not written by Neural Fields"):
+    with pytest.raises(BadInput, match=r"holds 0002\.exr, which Neural Fields did not"):
         export(tmp_path)
     assert (tmp_path / "depth" / "0002.exr").read_bytes() == b"mine"
 

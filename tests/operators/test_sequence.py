@@ -41,6 +41,7 @@ def test_the_sequence_arrives_as_one_image(fake, start_scene, output, no_renders
     for name in ("0004.png", "0009.png"):
         (output / "sequence" / name).write_bytes(fake.picture())
     longer = {"frames": [{"file_path": "0009.png"}, {"file_path": "../run/config.json"}]}
+    longer |= {"neural_fields": {"version": 1}}
     (output / "sequence_cameras.json").write_text(json.dumps(longer))
     bpy.ops.wm.save_as_mainfile(filepath=str(output.parent / "scene.blend"))
     for _ in range(2):
@@ -65,6 +66,13 @@ def test_a_person_s_own_frames_stay(fake, start_scene, output, no_renders) -> No
         with pytest.raises(RuntimeError, match=line):
             operator(output=str(output))
     assert own.read_bytes() == b"a render of one's own"
+    cameras = output / "sequence_cameras.json"
+    cameras.write_text('{"frames": [{"file_path": "0002.png"}]}')
+    for operator in (bpy.ops.neural_fields.render_sequence, bpy.ops.neural_fields.train):
+        with pytest.raises(RuntimeError, match=r"holds sequence_cameras\.json, which Neural"):
+            operator(output=str(output))
+    assert own.exists()
+    assert cameras.read_text().startswith('{"frames"')
     assert fake.commands == [], "found before anything is rendered"
 
 

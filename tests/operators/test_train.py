@@ -10,7 +10,7 @@ import pytest
 from neural_fields.neural_backend import config, protocol
 from neural_fields.neural_backend.dataset import transforms
 from neural_fields.neural_backend.protocol import BadInput
-from neural_fields.operators import backend, job, place, results, train
+from neural_fields.operators import backend, job, known, place, results, train
 
 
 @pytest.fixture
@@ -182,6 +182,57 @@ def test_an_unwritable_output(fake, start_scene, no_renders, tmp_path) -> None:
     with pytest.raises(RuntimeError, match=r"cannot be written to .*choose another Output folder"):
         bpy.ops.neural_fields.train(output=str(tmp_path / "file" / "out"))
     assert fake.calls == []
+
+
+def test_a_stranger_s_files_are_not_touched(fake, start_scene, no_renders, output) -> None:
+    files = {"run": "config.json", "dataset": "geometry.ply"}
+    for folder, name in files.items():
+        file = output / folder / name
+        file.parent.mkdir(parents=True)
+        file.write_text("mine")
+        line = rf"{folder}: holds {name}, which Neural Fields did not write"
+        with pytest.raises(RuntimeError, match=line):
+            bpy.ops.neural_fields.train(output=str(output), field="sdf", results=set())
+        assert [path.name for path in output.rglob("*.*")] == [name]
+        file.unlink()
+        file.parent.rmdir()
+    assert "train" not in fake.commands
+    assert no_renders == []
+
+
+@pytest.mark.parametrize("known_before", [False, True])
+def test_what_is_refused_leaves_nothing(
+    fake, start_scene, no_renders, output, known_before
+) -> None:
+    """By the scene, before anything is trained; by the backend, before its training begins."""
+    before = {}
+    if known_before:
+        before = {output: "/another.blend"}
+        output.mkdir()
+        known.add(output, "/another.blend")
+    fake.fails("refused")
+    with pytest.raises(RuntimeError, match="max_seconds is 3: give a hat"):
+        bpy.ops.neural_fields.train(output=str(output), results=set())
+    assert fake.commands == ["doctor", "train"]
+    assert [path.name for path in output.rglob("*")] == ["dataset"], "which was rendered"
+    (output / "dataset").rmdir()
+    output.rmdir()
+    for item in list(start_scene.objects):
+        bpy.data.objects.remove(item)
+    with pytest.raises(RuntimeError, match="nothing to render"):
+        bpy.ops.neural_fields.train(output=str(output), field="sdf", results=set())
+    assert not output.exists()
+    if known_before:
+        output.mkdir()
+    assert known.outputs() == before
+
+
+def test_a_log_that_is_named_stays(fake, start_scene, no_renders, output) -> None:
+    fake.fails("crash")
+    with pytest.raises(RuntimeError, match=r"its log is .*log\.txt"):
+        bpy.ops.neural_fields.train(output=str(output), results=set())
+    assert "ZeroDivisionError" in (output / "run" / "log.txt").read_text()
+    assert set(known.outputs()) == {output}
 
 
 def test_cancelling_keeps_the_checkpoint(fake, start_scene, no_renders, output) -> None:

@@ -153,6 +153,9 @@ def test_what_cannot_become_a_volume_is_said_at_once(
     monkeypatch.setattr(volume, "openvdb", lambda: None)
     with pytest.raises(RuntimeError, match="a signed distance has no density"):
         bpy.ops.neural_fields.train(output=str(output), field="sdf", results={"VOLUME"})
+    (output / "volume.npz").write_bytes(b"of somebody else")
+    with pytest.raises(RuntimeError, match=r"holds volume\.npz, which Neural Fields did not"):
+        bpy.ops.neural_fields.train(output=str(output), results={"VOLUME"})
     monkeypatch.undo()
     monkeypatch.setattr(volume, "_MODULES", ("no_such_module",))
     with pytest.raises(RuntimeError, match="this build of Blender has no openvdb module") as caught:
