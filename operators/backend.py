@@ -156,7 +156,8 @@ class Child:
                 claim.close()
         if not (bpy.app.background or sys.platform == "win32"):
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICENESS)
+                niceness = os.getpriority(os.PRIO_PROCESS, 0) + _NICENESS
+                os.setpriority(os.PRIO_PROCESS, self._process.pid, niceness)
 
     def status(self) -> int | None:
         """The exit status; None while it runs."""

@@ -45,6 +45,16 @@ def pytest_collect_directory(path: pathlib.Path, parent: pytest.Collector) -> ob
     return None
 
 
+def pytest_unconfigure() -> None:
+    """Let Blender end, or the process of bpy 4.2 crashes at its end.
+
+    It ends when no module has it any more, and it keeps the functions of properties, which keep
+    theirs.
+    """
+    for module in [each for name, each in sys.modules.items() if name.startswith(PACKAGE)]:
+        vars(module).clear()
+
+
 @pytest.fixture(scope="session")
 def registered() -> Iterator[types.ModuleType]:
     """The add-on, registered as Blender does it when it is enabled."""

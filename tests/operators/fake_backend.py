@@ -96,6 +96,7 @@ def train(arguments: list[str]) -> int:
         sys.stderr.buffer.write(b"\x1b[1m\x00\xffwhat is this\x07\n\x00\n")
         return 1
     if FAULT == "killed":
+        print("\rTraining: 12%", file=sys.stderr)
         os.kill(os.getpid(), signal.SIGKILL)
     steps = 10_000 if FAULT in ("slow", "deaf") else 3
     for step in range(1, steps + 1):

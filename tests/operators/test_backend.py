@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import bpy
 import pytest
@@ -112,8 +113,10 @@ def test_a_crash_names_its_last_line_and_the_log(fake, tmp_path) -> None:
 @pytest.mark.skipif(os.name == "nt", reason="no signals")
 def test_a_killed_child(fake, tmp_path) -> None:
     fake.fails("killed")
-    with pytest.raises(BadInput, match="killed by signal 9, perhaps for lack of memory"):
+    said = "killed by signal 9, perhaps for lack of memory; its log is"
+    with pytest.raises(BadInput, match=said):
         result_of(train(tmp_path))
+    assert "12%" in (tmp_path / "run" / "log.txt").read_text(), "its progress, which is no reason"
 
 
 def test_cancel_waits_for_the_checkpoint_without_blocking(fake, tmp_path) -> None:
@@ -174,6 +177,23 @@ def test_a_log_that_cannot_be_written(fake, tmp_path) -> None:
     (tmp_path / "run").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"):
         result_of(train(tmp_path))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a flag of the start says it, none can be asked for")
+@pytest.mark.parametrize("background", [True, False])
+def test_behind_a_window_it_yields_to_blender(fake, tmp_path, monkeypatch, background) -> None:
+    app = SimpleNamespace(background=background)
+    monkeypatch.setattr(backend, "bpy", SimpleNamespace(app=app))
+    fake.fails("slow")
+    with open(os.devnull, "wb") as nothing:
+        arguments = ["train", "source", "--run", str(tmp_path / "run")]
+        child = backend.Child(sys.executable, arguments, nothing, nothing)
+    try:
+        niceness = os.getpriority(os.PRIO_PROCESS, child._process.pid)
+    finally:
+        child.end()
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    assert niceness == (own if background else min(own + 10, 19))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no signals")

@@ -393,6 +393,7 @@ def test_modes_are_kept(cube, tmp_path: pathlib.Path, mode) -> None:
 def test_a_second_export_renders_what_is_missing(cube, tmp_path: pathlib.Path) -> None:
     export(tmp_path)
     first = times(tmp_path)
+    assert len(first) == 4
     export(tmp_path)
     assert times(tmp_path) == first
     (tmp_path / "images" / "0002.png").unlink()
@@ -448,6 +449,7 @@ def bounced(cube, scene):
 def test_a_changed_scene_is_rendered_again(cube, scene, tmp_path: pathlib.Path, change) -> None:
     export(tmp_path)
     first = times(tmp_path)
+    assert len(first) == 4
     change(cube, scene)
     export(tmp_path)
     second = times(tmp_path)
@@ -457,6 +459,7 @@ def test_a_changed_scene_is_rendered_again(cube, scene, tmp_path: pathlib.Path, 
 def test_what_no_view_shows_changes_nothing(cube, scene, tmp_path: pathlib.Path) -> None:
     export(tmp_path)
     first = times(tmp_path)
+    assert len(first) == 4
     bpy.data.materials.new("unused")
     bpy.ops.object.camera_add()
     bpy.ops.object.select_all(action="SELECT")
@@ -709,9 +712,11 @@ def test_the_operator(cube, scene, tmp_path: pathlib.Path) -> None:
         bpy.ops.neural_fields.export_dataset(output=str(tmp_path))
 
 
-def test_nothing_is_exported_where_another_blender_trains(start_scene, tmp_path) -> None:
+def test_nothing_is_exported_where_another_blender_trains(
+    start_scene, no_renders, tmp_path
+) -> None:
     (tmp_path / "run").mkdir()
     for held in (tmp_path, tmp_path / "run"):
         with protocol.held(held), pytest.raises(RuntimeError, match="wait for its end"):
             bpy.ops.neural_fields.export_dataset(output=str(tmp_path))
-    assert not (tmp_path / "dataset").exists()
+    assert no_renders == []

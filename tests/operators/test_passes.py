@@ -44,6 +44,7 @@ def read(found: transforms.Dataset, view: transforms.View) -> tuple[np.ndarray, 
 
 def times(folder: pathlib.Path) -> dict[str, int]:
     files = [*folder.glob("*/*.png"), *folder.glob("*/*.exr")]
+    assert files
     return {str(file.relative_to(folder)): file.stat().st_mtime_ns for file in files}
 
 
@@ -223,8 +224,8 @@ def test_another_slot_may_be_looked_at(surfaces, tmp_path: pathlib.Path, monkeyp
     monkeypatch.setattr(dataset, "_render_here", turned)
     found = export(tmp_path / "second")
     assert result.render_slots.active_index == 5
-    for view in found.views:
-        known_surfaces.check(view, *read(found, view))
+    told = [known_surfaces.check(view, *read(found, view)) for view in found.views]
+    assert set().union(*told) == {"ball", "square"}
 
 
 def test_layers_of_any_name(surfaces, tmp_path: pathlib.Path) -> None:
@@ -233,7 +234,7 @@ def test_layers_of_any_name(surfaces, tmp_path: pathlib.Path) -> None:
     layer.use_pass_mist = layer.use_pass_uv = True
     surfaces.view_layers.new("another")
     found = export(tmp_path)
-    known_surfaces.check(found.views[0], *read(found, found.views[0]))
+    assert known_surfaces.check(found.views[0], *read(found, found.views[0]))
 
 
 # --- the arithmetic -------------------------------------------------------------------------------

@@ -63,7 +63,9 @@ def test_every_view_frames_the_subject_and_wastes_nothing(
 def test_thin_subjects_are_seen_from_outside(points) -> None:
     points = np.array(points, dtype=float)
     settings = RigSettings(kind="sphere", views=40)
-    for view in rig.generated_views(points, settings, DatasetSettings()):
+    views = rig.generated_views(points, settings, DatasetSettings())
+    assert len(views) == 40
+    for view in views:
         place, depth = project(view, points)
         assert depth.min() > 0.3
         assert (np.abs(place - 0.5) < 0.46).all()

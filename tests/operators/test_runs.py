@@ -126,6 +126,9 @@ def test_a_folder_without_a_run_is_none(output) -> None:
     assert runs.read(output / "run") is None
     (output / "run").mkdir(parents=True)
     assert runs.read(output / "run") is None
+    with protocol.held(output / "run"):
+        assert runs.RunFolder(output / "run").lock.exists()
+        assert runs.read(output / "run") is None, "an output folder is locked too"
 
 
 def names() -> list[tuple[str, str]]:

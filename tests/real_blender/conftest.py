@@ -7,7 +7,7 @@ import pathlib
 import shutil
 
 import pytest
-from blender_process import ROOT, Blender
+from blender_process import PICTURES, ROOT, Blender
 
 VERSIONS = ("4.3", "5.2")
 
@@ -18,6 +18,8 @@ def blender(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     program = shutil.which(f"blender-{request.param}")
     if program is None:
         pytest.skip(f"no blender-{request.param} on the PATH")
+    # of an earlier time
+    shutil.rmtree(PICTURES / request.param, ignore_errors=True)
     folder = tmp_path_factory.mktemp(f"blender-{request.param}")
     found = Blender(program, request.param, folder / "profile")
     found.profile.mkdir()

@@ -109,6 +109,8 @@ def test_views_from_all_around_look_at_the_unit_box():
     world_from_field[:3, 3] = [5.0, -1.0, 2.0]
     views = depth.all_around(np.linalg.inv(world_from_field))
     middle = world_from_field @ [0.5, 0.5, 0.5, 1.0]
+    octants = {tuple(view.world_from_camera[:3, 3] > middle[:3]) for view in views}
+    assert len(octants) == 8
     for view in views:
         at = np.linalg.inv(view.world_from_camera) @ middle
         assert at[:2] == pytest.approx([0.0, 0.0], abs=1e-6)

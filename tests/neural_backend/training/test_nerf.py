@@ -169,7 +169,9 @@ def test_a_run_of_another_kind_of_device_goes_on(scene, monkeypatch):
 
 
 def test_a_state_before_the_first_step_can_be_loaded(scene):
-    task(scene).load_state(task(scene).state())
+    loaded = task(scene)
+    loaded.load_state(task(scene).state())
+    assert train(loaded, 3) == train(task(scene), 3)
 
 
 def test_a_state_of_other_settings_is_refused(scene):
