@@ -80,6 +80,13 @@ def recorded(scene: bpy.types.Scene) -> dict[str, Any]:
     return found | {"look": scene.view_settings.look}
 
 
+def is_graded(scene: bpy.types.Scene) -> bool:
+    """Whether a scene's display changes colours in a way that ``Display`` does not tell."""
+    view: Any = scene.view_settings
+    balanced = getattr(view, "use_white_balance", False)  # from 4.3
+    return view.look != "None" or view.use_curve_mapping or balanced
+
+
 def of_run(run: pathlib.Path | None) -> Display:
     """How what a run was trained on was displayed; sRGB where nobody says it, as of photos."""
     if run is None:

@@ -85,6 +85,9 @@ def export_steps(
         keys = {file: _key(content, shot) for shot in plan.shots for file in _files(shot.view)}
         missing = store.begin(keys)
         notes = _notes(stage.scene, plan, hidden)
+        if display is not None and colour.is_graded(stage.scene):
+            said = iface("look, curves and white balance stay in the colours that come back")
+            notes.append(said)
         for note in notes:
             print(f"Neural Fields: {note}", flush=True)
         shots = [shot for shot in plan.shots if not missing.isdisjoint(_files(shot.view))]

@@ -690,6 +690,11 @@ def test_notes(cube, scene, tmp_path: pathlib.Path, capsys) -> None:
     printed = capsys.readouterr().out
     assert "motion blur is off" in printed
     assert "too large to be framed: Plane" in printed
+    assert "white balance" not in printed
+    scene.view_settings.view_transform = "AgX"
+    scene.view_settings.look = "AgX - Punchy"
+    export(tmp_path)
+    assert "look, curves and white balance stay" in capsys.readouterr().out
 
 
 def test_progress(cube, tmp_path: pathlib.Path) -> None:
