@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config import TrainingSettings
 from ..kernels import Kernels, Network, Samples
+from ..kernels.interface import COLOUR_RANGE
 from .encodings import SPHERICAL_HARMONICS, HashEncoding, make_encoding, spherical_harmonics
 from .mlp import MLP
 
@@ -34,6 +35,38 @@ class _TruncatedExp(torch.autograd.Function):
 def truncated_exp(x: Tensor) -> Tensor:
     """exp(x) with a gradient of at most exp(15)."""
     return _TruncatedExp.apply(x)
+
+
+class _Emitted(torch.autograd.Function):
+    """A colour, whose gradient leads no farther out and always back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, linear: bool) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.linear = linear
+        return torch.exp(x.clamp(max=2.0 * _LARGEST_EXPONENT)) if linear else torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        bound = _LARGEST_EXPONENT if ctx.linear else COLOUR_RANGE
+        outward = ((x < -bound) & (grad > 0.0)) | ((x > bound) & (grad < 0.0))
+        inside = x.clamp(-bound, bound)
+        if ctx.linear:
+            slope = torch.exp(inside)
+        else:
+            value = torch.sigmoid(inside)
+            slope = value * (1.0 - value)
+        return (grad * slope).masked_fill(outward, 0.0), None
+
+
+def emitted(x: Tensor, linear: bool) -> Tensor:
+    """A colour of a network's output: sRGB through a sigmoid, or linear light through ``exp``.
+
+    Outside of +-``COLOUR_RANGE`` (linear light: +-15) a gradient that leads farther out is 0, and
+    one that leads back is as large as at that bound.
+    """
+    return _Emitted.apply(x, linear)
 
 
 class RadianceField(torch.nn.Module):
@@ -115,7 +148,7 @@ class RadianceField(torch.nn.Module):
 
     def _emitted(self, x: Tensor) -> Tensor:
         """The last activation, which gives the colour its range."""
-        return truncated_exp(x) if self.linear else torch.sigmoid(x)
+        return emitted(x, self.linear)
 
     def _harmonics(self, d: Tensor) -> Tensor:
         """[R, H] what the colour takes of directions [R, 3]."""

@@ -11,6 +11,7 @@ from numba import prange
 
 from .cpu_loops import compiled, contracting, encode_rows, inner
 from .cpu_vectors import PADDED, ROWS, copy_padded, multiply, multiply_rectified
+from .interface import COLOUR_RANGE
 
 SLOTS, RUN = 16, 8
 """Rays looked at together, and samples of each."""
@@ -40,6 +41,7 @@ COLUMNS = 14
 _f32, _u64 = np.float32, np.uint64
 _ONE, _ZERO = _f32(1.0), _f32(0.0)
 _EXPONENT = _f32(15.0)
+_COLOUR_RANGE = _f32(COLOUR_RANGE)
 
 
 @inner
@@ -115,11 +117,20 @@ def _contract(x, row):
 
 @inner
 def emitted(x, linear):
-    """A colour, and its derivative."""
+    """A colour, from the network's output."""
     if linear:
-        return np.exp(min(x, _f32(2.0) * _EXPONENT)), np.exp(min(max(x, -_EXPONENT), _EXPONENT))
-    value = _ONE / (_ONE + np.exp(-x))
-    return value, value * (_ONE - value)
+        return np.exp(min(x, _f32(2.0) * _EXPONENT))
+    return _ONE / (_ONE + np.exp(-x))
+
+
+@inner
+def emitted_backward(x, gradient, linear):
+    """The gradient of the network's output, from a colour's; see ``fields.radiance.emitted``."""
+    bound = _EXPONENT if linear else _COLOUR_RANGE
+    if (x < -bound and gradient > _ZERO) or (x > bound and gradient < _ZERO):
+        return _ZERO
+    value = emitted(min(max(x, -bound), bound), linear)
+    return gradient * value * (_ONE if linear else _ONE - value)
 
 
 @inner
@@ -261,7 +272,7 @@ def _render_part(
             r = seen[i]
             at = last[OUTPUT] + i * last[POUT]
             for channel in range(total.shape[1]):
-                total[r, channel] += weight[i] * emitted(scratch[_u64(at + channel)], linear)[0]
+                total[r, channel] += weight[i] * emitted(scratch[_u64(at + channel)], linear)
 
         left = 0
         for slot in range(active):
@@ -354,9 +365,9 @@ def _backward_part(
             for channel in range(last[POUT]):
                 scratch[_u64(to + channel)] = _ZERO
             for channel in range(channels):
-                value, slope = emitted(scratch[_u64(at + channel)], linear)
-                pull += grad_total[r, channel] * value
-                scratch[_u64(to + channel)] = grad_total[r, channel] * weight * slope
+                raw, gradient = scratch[_u64(at + channel)], grad_total[r, channel]
+                pull += gradient * emitted(raw, linear)
+                scratch[_u64(to + channel)] = emitted_backward(raw, gradient * weight, linear)
             left[r] -= weight * pull
             raw = scratch[_u64(geometry[OUTPUT] + i * geometry[POUT])]
             slope = np.exp(min(max(raw, -_EXPONENT), _EXPONENT))

@@ -20,6 +20,7 @@ from .cpu_radiance_loops import (
     SLOTS,
     backward,
     emitted,
+    emitted_backward,
     filled,
     forward,
     placed,
@@ -159,7 +160,7 @@ def evaluate(x, ray, harmonics, table, grid, network, scratch, features, distanc
                 for i in range(rows):
                     at = last[OUTPUT] + i * last[POUT]
                     for channel in range(3):
-                        colour[first + i, channel] = emitted(mine[_u64(at + channel)], linear)[0]
+                        colour[first + i, channel] = emitted(mine[_u64(at + channel)], linear)
 
 
 @compiled
@@ -202,8 +203,8 @@ def evaluate_backward(
                     for channel in range(last[POUT]):
                         mine[_u64(to + channel)] = _ZERO
                     for channel in range(3):
-                        slope = emitted(mine[_u64(at + channel)], linear)[1]
-                        mine[_u64(to + channel)] = of_colour[first + i, channel] * slope
+                        raw, gradient = mine[_u64(at + channel)], of_colour[first + i, channel]
+                        mine[_u64(to + channel)] = emitted_backward(raw, gradient, linear)
                 backward(layers, layout.shape[0], rows, layout, weights, mine, my_gradients)
                 to_geometry(rows, geometry, layout[layers], mine)
             else:

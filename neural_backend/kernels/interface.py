@@ -22,6 +22,10 @@ OPAQUE = 1e-4
 FAINT = 1e-4
 """Sections of a surface's rays with less weight than this are left out."""
 
+COLOUR_RANGE = 6.0
+"""Before its sigmoid a colour is led no farther from 0. There is no gradient to come back by, and
+the first steps, in fog through which the background is seen, would lead it to -100."""
+
 SURFACE_DEPTH = math.log(2.0)
 """Optical depth in front of a surface, where its distance is 0."""
 

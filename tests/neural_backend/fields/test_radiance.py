@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from neural_backend.config import TrainingSettings
-from neural_backend.fields.radiance import RadianceField, truncated_exp
+from neural_backend.fields.radiance import RadianceField, emitted, truncated_exp
 from neural_backend.kernels import choose
 from neural_backend.training.fitting import fit
 
@@ -31,6 +31,24 @@ def test_truncated_exp_and_its_gradient():
     y.sum().backward()
     expected = [1.0, math.e, math.exp(15.0), math.exp(15.0)]
     assert x.grad.tolist() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("linear", "bound", "slope_at"),
+    [(False, 6.0, lambda x: math.exp(-x) / (1.0 + math.exp(-x)) ** 2), (True, 15.0, math.exp)],
+)
+def test_a_colour_is_led_no_farther_out_and_back_from_anywhere(linear, bound, slope_at):
+    values = [-100.0, -bound - 1.0, -bound + 1.0, 0.5, bound - 1.0, bound + 1.0]
+    shown = [math.exp(x) if linear else 1.0 / (1.0 + math.exp(-x)) for x in values]
+    for sign in (1.0, -1.0):  # of the gradient: a descent darkens, or brightens
+        x = torch.tensor(values, requires_grad=True)
+        colour = emitted(x, linear)
+        assert colour.tolist() == pytest.approx(shown, rel=1e-5)
+        (sign * 2.0 * colour).sum().backward()
+        for at, gradient in zip(values, x.grad.tolist(), strict=True):
+            outward = abs(at) > bound and (at < 0.0) == (sign > 0.0)
+            expected = 0.0 if outward else sign * 2.0 * slope_at(max(min(at, bound), -bound))
+            assert gradient == pytest.approx(expected, rel=1e-3), (at, sign)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -14,6 +14,7 @@ from neural_backend.fields.radiance import RadianceField
 from neural_backend.fields.surface_radiance import SurfaceRadianceField
 from neural_backend.kernels import Samples, cpu_vectors, hash_grid
 from neural_backend.kernels.cpu import CpuKernels
+from neural_backend.kernels.interface import COLOUR_RANGE
 from neural_backend.kernels.reference import ReferenceKernels
 
 DEVICE = torch.device("cpu")
@@ -203,6 +204,19 @@ def test_multiply() -> None:
         assert (out == 0.0).any()
 
 
+def spread_colours(field: RadianceField) -> None:
+    """Have sRGB colours, before their activation, reach beyond where gradients lead farther out."""
+    if field.linear:
+        return
+    assert field.colour is not None
+    with torch.no_grad():
+        field.colour.layers()[-1][0].mul_(30.0)
+        d = torch.nn.functional.normalize(random(500, 3, seed=12) - 0.5, dim=-1)
+        _, colour = field(random(500, 3, seed=11), d)
+    for beyond in (colour.logit() < -COLOUR_RANGE, colour.logit() > COLOUR_RANGE):
+        assert beyond.any()
+
+
 @pytest.mark.parametrize(
     ("features", "linear", "reach"), [(2, False, math.inf), (3, False, math.inf), (2, True, 0.9)]
 )
@@ -222,6 +236,7 @@ def test_render(features: int, linear: bool, reach: float, monkeypatch: pytest.M
     generator = torch.Generator().manual_seed(6)
     torch.nn.init.uniform_(field.encoding.table, -3.0, 3.0, generator)
     torch.nn.init.constant_(field.trunk.biases[-1], 2.0)
+    spread_colours(field)
     origins, directions, near, far = rays(900)
     if math.isfinite(reach):
         near, far = torch.full_like(near, 0.05), torch.full_like(far, 1.5)
@@ -329,6 +344,7 @@ def test_surfaces(
         with torch.no_grad():
             # as much inside as outside
             field.trunk.biases[-1][0] = -field.distance(random(1000, 3, seed=8)).mean()
+        spread_colours(field)
         origins, directions, near, far = rays(300)
         far[7] = near[7]
         occupied = random(32, 32, 32, seed=3) < 0.8

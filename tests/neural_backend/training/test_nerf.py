@@ -115,6 +115,23 @@ def test_learns_a_ball(scene, changes, psnr):
     assert after.ssim == pytest.approx(whole.ssim, abs=0.03)
 
 
+def test_a_dark_ball_is_not_taken_for_black(scene, tmp_path):
+    """In the first fog, which shows a background of any colour, darker than it can be fits best."""
+    dark = [64, 48, 32]
+    for view in scene.views:
+        image = imageio.v3.imread(scene.folder / view.file)
+        image[..., :3] = dark
+        imageio.v3.imwrite(tmp_path / view.file, image)
+    trained = task(dataclasses.replace(scene, folder=tmp_path))
+    train(trained, 60)
+    field = trained.field
+    x = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        density, colour = field(x, torch.zeros_like(x))
+    shown = (density[:, None] * colour).sum(0) / density.sum()
+    assert shown.tolist() == pytest.approx([level / 255 for level in dark], rel=0.5)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
