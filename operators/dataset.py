@@ -215,16 +215,17 @@ _CHANGED = (
     "render.use_single_layer",
     "render.use_stamp",
 )
+_FORMAT = "render.image_settings.file_format"
 _RESET = "render.image_settings.linear_colorspace_settings.name"
-"""By a change of the format."""
+"""By a change of the format; another one than these has it from that change. Where nobody has
+changed it there is none, and Blender warns when it is read."""
+_LINEAR = ("OPEN_EXR", "OPEN_EXR_MULTILAYER", "HDR", "CINEON", "DPX")
 
 
 def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> None:
     """Set the person's scene up for a view. Before each one: an undo may have put it back."""
     scene, layer = stage.scene, stage.view_layer
-    stage.keep(*_CHANGED)
-    if scene.render.image_settings.file_format != _IMAGE[dataset.format]["file_format"]:
-        stage.keep(_RESET)
+    _keep(stage)
     _set_up(scene, dataset)
     scene.camera = stage.camera()
     if dataset.passes == "on":
@@ -249,6 +250,12 @@ def _prepare(stage: Stage, dataset: DatasetSettings, hidden: frozenset[str]) -> 
             item.hide_render = True
     if hidden:
         _hide(stage, hidden)
+
+
+def _keep(stage: Stage) -> None:
+    """Remember what a render of views changes."""
+    own = not stage.keeps(_FORMAT) and stage.scene.render.image_settings.file_format in _LINEAR
+    stage.keep(*_CHANGED, *([_RESET] if own else []))
 
 
 def _set_up(scene: bpy.types.Scene, dataset: DatasetSettings) -> None:
@@ -384,7 +391,7 @@ def _save_passes(stage: Stage, shot: rigs.Shot, slot: int, store: _Store) -> Non
     if view.depth is None or view.normal is None:
         return
     # an undo may have put it back while it was rendered
-    stage.keep(*_CHANGED, _RESET)
+    _keep(stage)
     _set_image(stage.scene.render.image_settings, passes.IMAGE)
     depth, normal = store.part(view.depth), store.part(view.normal)
     try:

@@ -41,6 +41,7 @@ _SKIP = {
     "internal_links",
     "layer_collection",
     "use_nodes",
+    "wireframe_color_type",
 }
 # of the output, and what an export sets for each view
 _OF_THE_OUTPUT = (

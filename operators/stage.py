@@ -91,6 +91,10 @@ class Stage:
         if new:
             scene[BEFORE] = json.dumps(before)
 
+    def keeps(self, path: str) -> bool:
+        """Whether a setting of the scene is remembered."""
+        return json.dumps(["scene", path]) in json.loads(self.scene.get(BEFORE, "{}"))
+
     def close(self) -> None:
         """Put everything back. Raises nothing where the scene or parts of it are gone."""
         _in_use.discard(self._place.scene_name)

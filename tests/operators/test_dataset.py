@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import pathlib
@@ -529,6 +530,33 @@ def test_jsons_that_are_not_ours_are_not_touched(cube, tmp_path: pathlib.Path, n
     with pytest.raises(BadInput, match=line):
         export(tmp_path)
     assert mine.read_text() == content
+
+
+@pytest.mark.parametrize("engine", ["CYCLES", "BLENDER_WORKBENCH"])
+@pytest.mark.parametrize("settings", [PASSES, dataclasses.replace(SMALL, format="exr")])
+def test_nothing_is_read_that_blender_warns_of(
+    start_scene, tmp_path: pathlib.Path, capfd, engine, settings
+) -> None:
+    """Of a scene whose image format nobody has chosen."""
+    start_scene.render.engine = engine
+    if engine == "BLENDER_WORKBENCH":
+        settings = dataclasses.replace(settings, passes="off")
+    export(tmp_path, settings=settings)
+    printed = capfd.readouterr()
+    assert "matches no enum" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize("format", ["png", "exr"])
+def test_the_colour_space_of_the_scene_s_own_format_stays(
+    cube, scene, tmp_path: pathlib.Path, format
+) -> None:
+    image = scene.render.image_settings
+    image.file_format, image.color_management = "OPEN_EXR", "OVERRIDE"
+    image.linear_colorspace_settings.name = "ACES2065-1"
+    before = everything()
+    assert before["scene.render.image_settings.linear_colorspace_settings.name"] == "ACES2065-1"
+    export(tmp_path, settings=dataclasses.replace(PASSES, format=format))
+    assert everything() == before
 
 
 @pytest.mark.parametrize("name", ["a {blend_name} b", "frame ####", "ünïcode ' \"", "%04d"])
