@@ -13,7 +13,7 @@ import trimesh
 
 from .. import protocol
 from ..dataset.colour import linear_from_srgb
-from ..protocol import BadInput, first_line, write_whole
+from ..protocol import BadInput, write_whole
 from ..sampling.surface import areas
 from . import gltf, own_files
 from .texture import Texture
@@ -237,9 +237,9 @@ def read(path: str | os.PathLike[str]) -> trimesh.Trimesh:
         vertices = np.asarray(mesh.vertices, dtype=np.float64)
         faces = np.asarray(mesh.faces, dtype=np.int64).reshape(-1, 3)
     # the readers of the formats fail each in its own way on a damaged file
-    except Exception as error:
+    except Exception:
         raise BadInput(
-            f"{path}: not a readable mesh ({first_line(error)}); export it again"
+            f"{path}: not a readable mesh: it is empty, cut short or damaged; export it again"
         ) from None
     if len(faces) == 0:
         raise BadInput(f"{path}: faces: the mesh has none; give a mesh with triangles")

@@ -473,16 +473,13 @@ def _set_aside(run: RunFolder) -> None:
 
 def _is_unfinished(run: RunFolder) -> bool:
     """Whether what lies in the folder is a run's that was ended before its first checkpoint."""
+    if run.events.exists() and not protocol.EventReader(run.events).poll():
+        return False
     try:
-        if run.events.exists() and not protocol.EventReader(run.events).poll():
-            return False
-        if run.config.exists():
-            read_config(run)
-            return True
+        read_config(run)
     except BadInput:
         return False
-    # a run that was refused has told so, and no more
-    return not (run.preview.exists() or run.metrics.exists())
+    return True
 
 
 @contextlib.contextmanager

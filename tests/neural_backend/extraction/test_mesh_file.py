@@ -229,3 +229,15 @@ def test_faces_without_area_and_unused_vertices_are_left_out(tmp_path):
     read = mesh_file.read(path)
     assert len(read.faces) == 1
     assert np.asarray(read.bounds).tolist() == [[0, 0, 0], [1, 1, 0]]
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".ply"])
+def test_a_file_that_is_cut_short_says_so(tmp_path, suffix):
+    path = tmp_path / f"ball{suffix}"
+    trimesh.creation.icosphere(1).export(path)
+    whole = path.read_bytes()
+    assert len(mesh_file.read(path).faces) == 80
+    for length in (0, 9, 40, len(whole) // 2):
+        path.write_bytes(whole[:length])
+        with pytest.raises(BadInput, match=f"ball{suffix}: not a readable mesh: it is empty, cut"):
+            mesh_file.read(path)
