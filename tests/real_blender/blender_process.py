@@ -16,6 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PICTURES = ROOT / "build" / "screenshots"
+SHADERS = ROOT / "build" / "shaders"
 TIMEOUT = 900.0
 
 
@@ -37,6 +38,8 @@ class Blender:
     def environment(self) -> dict[str, str]:
         return os.environ | {
             "BLENDER_USER_RESOURCES": str(self.profile),
+            # one Mesa cuts off the index of another one's cache, which a Blender at work has mapped
+            "MESA_SHADER_CACHE_DIR": str(SHADERS / self.version),
             "NEURAL_FIELDS_PYTHON": os.environ.get("NEURAL_FIELDS_PYTHON", sys.executable),
         }
 

@@ -7,7 +7,7 @@ import pathlib
 import shutil
 
 import pytest
-from blender_process import PICTURES, ROOT, Blender
+from blender_process import PICTURES, ROOT, SHADERS, Blender
 
 VERSIONS = ("4.3", "5.2")
 
@@ -23,6 +23,7 @@ def blender(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(f"blender-{request.param}")
     found = Blender(program, request.param, folder / "profile")
     found.profile.mkdir()
+    (SHADERS / found.version).mkdir(parents=True, exist_ok=True)
     build = found.run(
         *("--command", "extension", "build", "--source-dir", ROOT, "--output-dir", folder)
     )
