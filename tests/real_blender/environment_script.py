@@ -20,8 +20,6 @@ sys.path.append(str(pathlib.Path(__file__).parent))  # not there for a script
 import window_tools
 
 ARGUMENTS = json.loads(sys.argv[sys.argv.index("--") + 1])
-BLUE = (0.28, 0.45, 0.70)
-"""The colour of the button that a dialog expects to be pressed."""
 
 del os.environ["NEURAL_FIELDS_PYTHON"]
 # the system takes what asks for a connection; nobody answers it
@@ -36,18 +34,10 @@ report: dict[str, object] = {}
 
 
 def picture(name: str) -> np.ndarray:
-    """Save the screen; returns its colours, [height, width, 3], the lowest row first."""
+    """Save the screen; returns it."""
     path = pathlib.Path(ARGUMENTS["pictures"]) / f"{name}.png"
     window_tools.picture(ARGUMENTS["framebuffer"], path)
-    image = bpy.data.images.load(str(path))
-    width, height = image.size
-    pixels = np.array(image.pixels[:], np.float32).reshape(height, width, 4)[..., :3]
-    bpy.data.images.remove(image)
-    return pixels
-
-
-def blue(pixels: np.ndarray) -> np.ndarray:
-    return (np.abs(pixels - BLUE) < 0.03).all(axis=2)
+    return window_tools.screen(ARGUMENTS["framebuffer"])
 
 
 def scenario() -> window_tools.Scenario:
@@ -58,10 +48,9 @@ def scenario() -> window_tools.Scenario:
     # below the three lines that say why
     yield from window_tools.click(region.x + region.width // 2 - 20, region.y + region.height - 95)
     yield 1.0
-    after = picture("install-dialog")
-    rows, columns = np.nonzero(blue(after) & ~blue(before))
-    report["asked"] = len(rows) > 1000 and not job.owner.running
-    yield from window_tools.click(int(np.median(columns)), int(np.median(rows)))
+    button = window_tools.dialog_button(before, picture("install-dialog"))
+    report["asked"] = button is not None and not job.owner.running
+    yield from window_tools.click(*button)
     yield 0.5
     report["started"] = job.owner.running
     bpy.ops.preferences.addon_show(module=window_tools.MODULE)

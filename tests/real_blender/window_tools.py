@@ -13,6 +13,8 @@ import bpy
 import numpy as np
 
 MODULE = "bl_ext.user_default.neural_fields"
+BLUE = (0.28, 0.45, 0.70)
+"""The colour of the button that a dialog expects to be pressed."""
 Scenario = Iterator[float]
 """Yields the seconds until it goes on."""
 
@@ -39,6 +41,21 @@ def picture(framebuffer: str, path: pathlib.Path) -> None:
     # Blender's lock of them; its functions may be called
     image.save(filepath=str(path))
     bpy.data.images.remove(image)
+
+
+def dialog_button(before: np.ndarray, after: np.ndarray) -> tuple[int, int] | None:
+    """Where to click the button that a dialog expects to be pressed; None where there is none.
+
+    Args:
+        before, after: the ``screen`` before the dialog has opened and since.
+    """
+    blue, was_blue = (
+        (np.abs(pixels / 255.0 - BLUE) < 0.03).all(axis=2) for pixels in (after, before)
+    )
+    rows, columns = np.nonzero(blue & ~was_blue)
+    if len(rows) < 1000:
+        return None
+    return int(np.median(columns)), len(after) - 1 - int(np.median(rows))
 
 
 def view() -> tuple[bpy.types.Window, bpy.types.Area, bpy.types.Region]:
