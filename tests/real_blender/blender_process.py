@@ -75,6 +75,7 @@ class Blender:
         script: pathlib.Path,
         folder: pathlib.Path,
         *options: str | pathlib.Path,
+        simulate: bool = True,
         **arguments: object,
     ) -> list[str]:
         """What plays a script in a window, on a virtual screen; see ``window_tools``.
@@ -82,6 +83,8 @@ class Blender:
         Args:
             folder: gets the screen's framebuffer and the script's ``report.json``.
             options: Blender's, and the file that it opens.
+            simulate: whether the script clicks. Blender is never idle then: it looks for events
+                without a pause.
             arguments: of the script, beside the places of its report and its pictures.
         """
         if shutil.which("xvfb-run") is None:
@@ -96,7 +99,8 @@ class Blender:
         }
         screen = f"-screen 0 1280x800x24 -fbdir {folder}"
         command = ["xvfb-run", "-a", "-s", screen, self.program, *map(str, options)]
-        command += ["--enable-event-simulate", "-p", "0", "0", "1280", "800"]
+        command += ["--enable-event-simulate"] if simulate else []
+        command += ["-p", "0", "0", "1280", "800"]
         command += ["--python-exit-code", "1", "--python", str(script), "--", json.dumps(given)]
         return command
 
@@ -105,11 +109,13 @@ class Blender:
         script: pathlib.Path,
         folder: pathlib.Path,
         *options: str | pathlib.Path,
+        simulate: bool = True,
         **arguments: object,
     ) -> tuple[dict[str, Any], str]:
         """Play a script in a window to its end: its report, in which nothing has failed, and what
         Blender printed; see ``window_command``."""
-        done = self._call(self.window_command(script, folder, *options, **arguments))
+        command = self.window_command(script, folder, *options, simulate=simulate, **arguments)
+        done = self._call(command)
         report = folder / "report.json"
         assert report.exists(), done.stdout[-4000:]
         said = json.loads(report.read_text(encoding="utf-8"))

@@ -28,7 +28,7 @@ report: dict[str, Any] = {}
 
 
 def picture(name: str) -> Scenario:
-    yield 1.5
+    yield 0.8
     path = pathlib.Path(ARGUMENTS["pictures"]) / f"{name}.png"
     window_tools.picture(ARGUMENTS["framebuffer"], path)
 

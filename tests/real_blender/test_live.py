@@ -21,7 +21,9 @@ def test_the_field_in_training_is_on_the_screen(blender: Blender, tmp_path: path
     scene = tmp_path / "scene.blend"
     blender.run("-b", "--factory-startup", "--python", DEMO_SCENE, "--", scene)
     settings = FINE if os.environ.get("NEURAL_FIELDS_FINE_PICTURES") else QUICK
-    said, printed = blender.play(SCRIPT, tmp_path, scene, output=str(tmp_path / "it"), **settings)
+    said, printed = blender.play(
+        SCRIPT, tmp_path, scene, simulate=False, output=str(tmp_path / "it"), **settings
+    )
     assert "is not drawn" not in printed, printed[-4000:]
     assert said["error"] == ""
     for place in ("camera", "own_view", "orthographic", "camera_again"):

@@ -15,7 +15,7 @@ bpy.ops.neural_fields.load_example()
 example = bpy.data.scenes["Neural Fields Example"]
 settings = example.neural_fields
 settings.rig.views, settings.dataset.resolution, settings.dataset.samples = 12, 48, 2
-settings.training.max_seconds = 8.0
+settings.training.max_seconds = 6.0
 settings.result.mesh_resolution = 48
 bpy.context.window.scene = example
 bpy.ops.wm.save_as_mainfile(filepath={full!r})

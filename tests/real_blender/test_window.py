@@ -11,7 +11,7 @@ from neural_backend.dataset import passes, transforms
 
 SCRIPT = pathlib.Path(__file__).with_name("window_script.py")
 DEMO_SCENE = ROOT / "tools" / "demo_scene.py"
-QUICK = {"views": 24, "resolution": 96, "samples": 4, "seconds": 20.0}
+QUICK = {"views": 12, "resolution": 96, "samples": 2, "seconds": 10.0}
 FINE = {"views": 60, "resolution": 256, "samples": 16, "seconds": 60.0}
 """Settings of the pictures in the manual: set NEURAL_FIELDS_FINE_PICTURES (`make pictures`)."""
 
