@@ -24,7 +24,7 @@ ADD_ON = ("tests/operators", "tests/ui")
 REAL = "tests/real_blender"
 SLOW = ("extraction", "kernels", "training")
 """Folders of the backend's tests that are parts by themselves."""
-NO_WINDOW = ("headless", "passes", "scripting", "translations")
+NO_WINDOW = ("colours", "headless", "passes", "scripting", "translations")
 """Tests of the real Blenders that show no window and have no limits of seconds."""
 
 
