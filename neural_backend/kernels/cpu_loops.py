@@ -31,6 +31,7 @@ def _keep_compiled() -> None:
     folder = cache.folder("numba", digest.hexdigest()[:16])
     if os.access(folder, os.W_OK) and not numba.config.CACHE_DIR:
         numba.config.CACHE_DIR = str(folder)
+        numba.config.CACHE_LOCATOR_CLASSES = f"{__package__}.cpu_locator.Locator"
 
 
 # before the first loop; where there is no such folder, numba chooses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -73,6 +74,28 @@ def test_compiled_loops_are_kept_in_the_users_cache(tmp_path: pathlib.Path) -> N
         folder = pathlib.PurePath(done.stdout.strip())
         assert folder.parent.name == kept
         assert len(folder.name) == (16 if kept else 0)
+
+
+def test_what_one_installation_has_compiled_another_need_not(tmp_path: pathlib.Path) -> None:
+    """The first are the sources here; another one's loops are the same, elsewhere and younger."""
+    kernels.choose(CPU)
+    code = """
+import torch
+from neural_backend.kernels import choose, cpu_loops
+choose(torch.device("cpu"))
+found = [each.stats for each in vars(cpu_loops).values() if hasattr(each, "stats")]
+print(cpu_loops.__file__)
+print(sum(sum(each.cache_hits.values()) for each in found))
+print(sum(sum(each.cache_misses.values()) for each in found))
+"""
+    shutil.copytree(ROOT / "neural_backend", tmp_path / "neural_backend", copy_function=shutil.copy)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    file, hits, misses = done.stdout.split()
+    assert pathlib.Path(file).is_relative_to(tmp_path)
+    assert int(hits) > 3
+    assert misses == "0"
 
 
 def test_torch_keeps_its_threads() -> None:
