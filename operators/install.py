@@ -587,7 +587,9 @@ def pip_line(said: str, status: int) -> str:
     network = r"NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError"
     network += r"|ProtocolError|IncompleteRead|Failed to establish|Network is unreachable"
     if re.search(network, said) and not re.search(r"HASHES", said):
-        return "pip cannot reach the internet: see to the connection and install again"
+        hosts = re.findall(r"host='([^']+)'", said)
+        host = hosts[-1] if hosts else "the internet"
+        return f"pip cannot reach {host}: see to the connection and install again"
     if re.search(r"DO NOT MATCH THE HASHES", said):
         return (
             "A downloaded package is not the one that was expected (its checksum differs): "

@@ -18,6 +18,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import bpy
+from bpy.app.handlers import persistent
 from bpy.app.translations import pgettext_iface as iface
 from bpy.app.translations import pgettext_rpt as rpt
 from bpy.app.translations import pgettext_tip as tip
@@ -102,7 +103,9 @@ class Row:
 
     @property
     def is_of_this_file(self) -> bool:
-        return _same_file(self.blend_file, bpy.data.filepath)
+        """Whether it belongs to the open file, by its name or one that it has had since."""
+        names = (bpy.data.filepath, *_earlier)
+        return any(_same_file(self.blend_file, name) for name in names)
 
 
 def _same_file(one: str, other: str) -> bool:
@@ -654,14 +657,49 @@ def _look() -> float:
     return max(LOOK, _REST * (time.monotonic() - began))
 
 
+_earlier: list[str] = []
+"""The names that the open file had before it was saved under others."""
+_before_save = ""
+
+
+@persistent
+def _on_save(_: object) -> None:
+    global _before_save
+    _before_save = bpy.data.filepath
+
+
+@persistent
+def _on_saved(_: object) -> None:
+    if not _same_file(_before_save, bpy.data.filepath) and _before_save not in _earlier:
+        _earlier.append(_before_save)
+
+
+@persistent
+def _on_load(_: object) -> None:
+    _earlier.clear()
+
+
+_HANDLERS = (
+    (bpy.app.handlers.save_pre, _on_save),
+    (bpy.app.handlers.save_post, _on_saved),
+    (bpy.app.handlers.load_post, _on_load),
+)
+
+
 def register() -> None:
+    for handlers, handler in _HANDLERS:
+        handlers.append(handler)
     if not bpy.app.background:
         bpy.app.timers.register(_look, first_interval=LOOK, persistent=True)
 
 
 def unregister() -> None:
+    for handlers, handler in _HANDLERS:
+        with contextlib.suppress(ValueError):
+            handlers.remove(handler)
     if bpy.app.timers.is_registered(_look):
         bpy.app.timers.unregister(_look)
+    _earlier.clear()
     rows.clear()
     ready.clear()
     _cache.clear()

@@ -51,7 +51,9 @@ def pip(arguments: list[str]) -> int:
     packages = pathlib.Path(__file__).parent.parent / "lib" / "python3.11" / "site-packages"
     torch = any("torch" in each for each in arguments)
     if FAULT == "no network" and torch:
-        print("WARNING: Retrying: NewConnectionError: Failed to establish a new connection")
+        print(
+            "WARNING: Retrying after connection broken by 'NameResolutionError(host='pypi.example'"
+        )
         print("ERROR: No matching distribution found for torch==2.13.0")
         return 1
     if FAULT == "disk full" and torch:

@@ -130,7 +130,7 @@ def test_progress_only_grows(fake, own) -> None:
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        ("no network", "pip cannot reach the internet: see to the connection"),
+        ("no network", "pip cannot reach pypi.example: see to the connection"),
         ("disk full", "The disk is full: free some space"),
         ("killed", "pip was ended by signal 9"),
         ("bad torch", "The new environment does not work: .*torch does not work"),
@@ -332,7 +332,7 @@ def test_remove(fake, own) -> None:
 
 def test_what_a_failed_installation_has_left_is_removed(fake, own) -> None:
     fake.fails("no network")
-    with pytest.raises(RuntimeError, match="cannot reach the internet"):
+    with pytest.raises(RuntimeError, match="cannot reach"):
         bpy.ops.neural_fields.install_backend()
     assert (own / "cache").exists(), "the next one goes on from there"
     assert bpy.ops.neural_fields.remove_backend() == {"FINISHED"}

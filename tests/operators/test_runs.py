@@ -28,9 +28,11 @@ def output(tmp_path: pathlib.Path) -> pathlib.Path:
 def fresh(start_scene, output):
     start_scene.neural_fields.output = str(output)
     runs.unregister()
+    runs.register()
     yield
     job.owner.close()
     runs.unregister()
+    runs.register()
 
 
 def make_run(folder: pathlib.Path, *events: protocol.Event, checkpoint: bool = True) -> None:
@@ -154,6 +156,7 @@ def test_a_training_is_listed_and_survives_reopening(
     assert known.outputs() == {output: file}
     bpy.ops.wm.read_factory_settings()
     runs.unregister()
+    runs.register()
     listed = bpy.context.window_manager.neural_fields
     listed.this_file = True
     runs.refresh(bpy.context)
@@ -167,6 +170,31 @@ def test_a_training_is_listed_and_survives_reopening(
     runs.refresh(bpy.context)
     assert [item.name for item in listed.rows] == [str(output / "run"), str(output / "run.1")]
     assert runs.active(bpy.context).run.psnr == 27.31
+
+
+@pytest.mark.parametrize("first", ["", "first.blend"])
+def test_a_run_belongs_to_its_file_under_another_name_too(
+    fake, start_scene, no_renders, output, tmp_path, first
+) -> None:
+    other = str(tmp_path / "other.blend")
+    bpy.ops.wm.save_as_mainfile(filepath=other, copy=True)
+    if first:
+        bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / first))
+    bpy.ops.neural_fields.train(output=str(output), results=set())
+
+    def listed() -> list[str]:
+        bpy.context.window_manager.neural_fields.this_file = True
+        runs.refresh(bpy.context)
+        return [item.name for item in bpy.context.window_manager.neural_fields.rows]
+
+    bpy.ops.wm.save_as_mainfile(filepath=other, copy=True)
+    assert listed() == [str(output / "run")]
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "second.blend"))
+    assert listed() == [str(output / "run")]
+    bpy.ops.wm.save_as_mainfile(filepath=str(tmp_path / "third.blend"))
+    assert listed() == [str(output / "run")]
+    bpy.ops.wm.open_mainfile(filepath=other)
+    assert listed() == [], "it belongs to another file"
 
 
 def test_a_copied_folder_is_found_beside_its_file(start_scene, tmp_path) -> None:
